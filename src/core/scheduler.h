@@ -1,0 +1,127 @@
+// The scheduler: one Worker per host thread (and so per vCPU), each pinned when there are enough CPUs,
+// each with its run queue; idle workers steal.
+//
+// A worker's loop: take a fiber from the own queue (newly woken ones first), else poll the reactor, else
+// steal, else expire timers, else wait in the reactor. While it runs guest code it can be kicked:
+// the platform calls enter_guest()/leave_guest() around the guest, and kick() from any thread (a wake-up
+// for a fiber queued there, a timer, the end of the time slice) makes the guest stop soon.
+//
+// Lock order: WaitQueue > TimerHeap > run queue. None is held across a switch.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/fiber.h"
+#include "core/result.h"
+
+namespace rf {
+
+// What a worker waits in when it has nothing to run: hostio's io_uring, or a futex in unit tests.
+class Reactor {
+ public:
+  virtual ~Reactor() = default;
+  // Reaps what has completed, without waiting; runs the completions (they unpark fibers). Submits what is
+  // queued. Returns whether anything was reaped. Own worker only.
+  virtual bool poll() = 0;
+  // Submits what is queued and waits until something completes, wake() is called or `deadline` passes.
+  virtual void wait(Nanos deadline) = 0;
+  // Makes the wait() in progress, or the next one, return. Any thread.
+  virtual void wake() = 0;
+};
+
+// Implemented by the platform, one per vCPU.
+class GuestKicker {
+ public:
+  // In a signal handler on the worker's own thread: make the guest entry that is in progress or about to
+  // happen return at once. Async-signal-safe.
+  virtual void on_kick_signal() noexcept = 0;
+
+ protected:
+  ~GuestKicker() = default;
+};
+
+struct WorkerStats {
+  u64 switches = 0;     // fibers resumed
+  u64 steals = 0;       // fibers taken from another worker
+  u64 kicks = 0;        // signals sent to stop guest code on this worker
+  u64 idle_waits = 0;   // times it waited in the reactor
+  Nanos idle_time = 0;  // ns spent there
+};
+
+class Worker {
+ public:
+  // The worker whose thread this is; null elsewhere. Never inlined: a fiber may move between threads.
+  [[gnu::noinline]] static Worker* current();
+
+  u32 index() const { return index_; }
+  Reactor& reactor() { return *reactor_; }
+  const WorkerStats& stats() const { return stats_; }
+
+  // Brackets a stretch of guest code on this worker, called by a fiber. enter_guest() expires due timers,
+  // reaps completions and returns false when the caller should yield() first (someone else is to run, or the
+  // slice is used up); otherwise arms the kick for the slice's end and the next timer, and returns true.
+  // Neither suspends. Between the two the fiber must not suspend.
+  bool enter_guest(GuestKicker& kicker);
+  void leave_guest();
+
+  // Stops guest code running on this worker soon, if it runs any. Any thread.
+  void kick();
+
+ private:
+  friend class Scheduler;
+  friend class Fiber;
+  friend class TimerHeap;
+  friend class Timer;
+  friend WakeReason park(Interruptible, Nanos);
+  friend void yield();
+  struct Impl;
+  u32 index_ = 0;
+  Reactor* reactor_ = nullptr;
+  WorkerStats stats_;
+  Impl* impl_ = nullptr;
+};
+
+struct SchedulerOptions {
+  u32 workers = 1;
+  bool pin = true;               // pin worker i to the i-th CPU this process may use, if there are enough
+  Nanos time_slice = 4'000'000;  // of guest code, while others wait for the worker
+  size_t stack_size = 64 << 10;  // per fiber; enlarged under sanitizers
+  // Makes worker i's reactor, on that worker's own thread.
+  std::function<Setup<std::unique_ptr<Reactor>>(u32 worker)> make_reactor;
+};
+
+class Scheduler {
+ public:
+  static Setup<std::unique_ptr<Scheduler>> create(SchedulerOptions options);
+  ~Scheduler();  // after run() returned, or if it never ran
+
+  // The scheduler of the calling worker thread; null elsewhere.
+  static Scheduler* current();
+
+  // Makes a fiber and queues it: on the calling worker, else on the least loaded. Any thread. The fiber keeps
+  // itself alive while it runs. ENOMEM or EAGAIN when no stack is to be had (vm.max_map_count, memory).
+  Result<Ref<Fiber>> spawn(std::string name, std::function<void()> body);
+
+  // Starts the workers (the calling thread becomes worker 0) and returns when stop() was called. Fibers
+  // that have not ended by then are abandoned where they are parked.
+  Setup<void> run();
+  void stop();  // any thread
+
+  u32 worker_count() const;
+  Worker& worker(u32 i);
+  // Fibers that exist, for dumps. The callback must not suspend.
+  void for_each_fiber(const std::function<void(Fiber&)>& f);
+
+ private:
+  explicit Scheduler(SchedulerOptions options);
+  friend class Fiber;
+  friend class Worker;
+  friend class Timer;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rf

@@ -1,0 +1,48 @@
+// One-shot timers, kept in a heap per worker: arming one costs no host call unless it becomes the
+// earliest while its worker is about to idle or to run guest code.
+#pragma once
+
+#include "core/time.h"
+
+namespace rf {
+
+class TimerHeap;
+
+// Derive, or use TimerFunction. expire() runs on some worker thread, outside any fiber and with no lock
+// held: it must be short and must not suspend; it may arm the timer again.
+class Timer {
+ public:
+  Timer() = default;
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+  // (Re-)arms for `deadline`, absolute monotonic. From any fiber or timer callback of the scheduler.
+  void arm(Nanos deadline);
+  // After it returns expire() is not running and will not run (unless called from expire() itself).
+  // True when the timer was armed.
+  bool cancel();
+  bool armed() const;
+
+ protected:
+  virtual ~Timer();  // cancels
+  virtual void expire() = 0;
+
+ private:
+  friend class TimerHeap;
+  TimerHeap* heap_ = nullptr;  // guarded by the heap's lock
+  Nanos deadline_ = kNever;
+  u32 index_ = ~0u;  // place in the heap
+};
+
+template <class F>
+class TimerFunction final : public Timer {
+ public:
+  explicit TimerFunction(F f) : f_(std::move(f)) {}
+  ~TimerFunction() override { cancel(); }
+
+ private:
+  void expire() override { f_(); }
+  F f_;
+};
+
+}  // namespace rf

@@ -1,0 +1,105 @@
+// Open file descriptions: what a file descriptor refers to.
+//
+// Operations that move data take an IoBuffer and may suspend. Those that would block wait only when the description is
+// not O_NONBLOCK; an interrupted wait gives ERESTARTSYS (as err(kERESTARTSYS)) unless data moved already.
+#pragma once
+
+#include <fcntl.h>
+#include <poll.h>
+
+#include <functional>
+#include <string>
+
+#include "core/mutex.h"
+#include "core/wait_queue.h"
+#include "fs/inode.h"
+#include "mm/io_buffer.h"
+
+namespace rf::fs {
+
+class EpollFile;
+
+// One entry for getdents64(2).
+struct DirEntry {
+  u64 ino = 0;
+  s64 next_offset = 0;  // what lseek takes to continue after it
+  u8 type = 0;          // DT_*
+  std::string_view name;
+};
+
+class File : public RefCounted {
+ public:
+  File(Path path, int flags) : path_(std::move(path)), flags_(flags) {}
+
+  const Path& path() const { return path_; }
+  Inode& inode() const;
+  // O_ACCMODE, O_APPEND, O_NONBLOCK, ..., as F_GETFL gives them.
+  int flags() const { return flags_.load(std::memory_order_relaxed); }
+  void set_flags(int flags) { flags_.store(flags, std::memory_order_relaxed); }
+  bool nonblocking() const { return (flags() & O_NONBLOCK) != 0; }
+  bool readable() const { return (flags() & O_ACCMODE) != O_WRONLY && (flags() & O_PATH) == 0; }
+  bool writable() const { return (flags() & O_ACCMODE) != O_RDONLY && (flags() & O_PATH) == 0; }
+
+  // --- Data. The call layer has checked readable()/writable(). ---
+  // At the description's position, which advances; files without one ignore it. The defaults use pread/pwrite under
+  // the position lock.
+  virtual Result<size_t> read(const Context& ctx, mm::IoBuffer& dst);
+  virtual Result<size_t> write(const Context& ctx, mm::IoBuffer& src);
+  // ESPIPE for what cannot seek; EINVAL where the operation makes no sense, EISDIR for directories.
+  virtual Result<size_t> pread(const Context& ctx, mm::IoBuffer& dst, u64 offset);
+  virtual Result<size_t> pwrite(const Context& ctx, mm::IoBuffer& src, u64 offset);
+  // lseek(2); the default: SEEK_SET, CUR and END on the inode's size.
+  virtual Result<u64> seek(const Context& ctx, s64 offset, int whence);
+  virtual bool seekable() const { return true; }
+
+  // Directories: calls emit() for the entries from the position on until it returns false.
+  virtual Result<void> readdir(const Context& ctx, const std::function<bool(const DirEntry&)>& emit);
+
+  // The poll bits that hold now. Regular files: always readable and writable.
+  virtual EventMask poll() { return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM; }
+  // Registers for poll events (and starts whatever delivers them). Pollers register, then call poll(). May suspend.
+  virtual void poll_register(Waiter&) {}
+  virtual void poll_unregister(Waiter&) {}
+
+  // `arg` is the guest's: an address or a value. ENOTTY.
+  virtual Result<u64> ioctl(const Context& ctx, u32 request, u64 arg);
+  virtual Result<void> fsync(bool /*data_only*/) { return {}; }
+  virtual Result<void> truncate(const Context& ctx, u64 size);  // the default: setattr
+  virtual Result<void> fallocate(const Context& ctx, int mode, u64 offset, u64 len);
+  // What mmap(2) maps; ENODEV. The default: the inode's mappable().
+  virtual Result<Ref<mm::MapObject>> map_object();
+  // close(2) of one descriptor: flush. Errors are reported to the guest; the descriptor is gone anyway.
+  virtual Result<void> flush(const Context&) { return {}; }
+  // Lines after pos/flags/mnt_id in /proc/PID/fdinfo.
+  virtual std::string fdinfo() { return ""; }
+
+  u64 position() const { return position_; }
+
+  // epoll instances that watch this description; managed by fs/epoll.
+  SpinLock epoll_lock;
+  void* epoll_items = nullptr;
+
+  // F_SETOWN and F_SETSIG, for SIGIO/SIGURG.
+  struct Owner {
+    int type = 0;  // F_OWNER_*
+    s32 pid = 0;
+    int signal = 0;
+  };
+  Owner owner;
+
+ protected:
+  ~File() override;
+  // Runs on the last close. May suspend.
+  void last_unref() override;
+  // What a subclass does when the description goes (release in Linux's file_operations).
+  virtual void release() {}
+
+  FiberMutex position_lock_;
+  u64 position_ = 0;  // guarded by position_lock_
+
+ private:
+  Path path_;
+  std::atomic<int> flags_;
+};
+
+}  // namespace rf::fs

@@ -1,0 +1,211 @@
+// A task: one guest thread. And what it shares with others: thread group (process), process group, session.
+//
+// Lock order in this room: Kernel::tree_lock (who is whose parent, group, session; ids) > ThreadGroup::signal_lock
+// (pending signals, masks, stops, exit state) > SignalHandlers. All are spin locks, never held while suspending. A task's
+// own fields without a lock named are touched by its own fiber only.
+#pragma once
+
+#include <sys/resource.h>
+
+#include <array>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/fiber.h"
+#include "core/ref.h"
+#include "core/wait_queue.h"
+#include "fs/context.h"
+#include "fs/fd_table.h"
+#include "mm/memory_manager.h"
+#include "platform/platform.h"
+#include "task/run_state.h"
+#include "task/signal.h"
+#include "task/syscall.h"
+
+namespace rf::task {
+
+class Kernel;
+class Task;
+class ThreadGroup;
+class IntervalTimers;  // setitimer, alarm, timer_create (posix_timers.h)
+class SignalfdSource;
+
+using Pid = s32;
+
+// CLONE_FS: root, working directory, umask.
+class FsState final : public RefCounted {
+ public:
+  FsState(fs::Path root, fs::Path cwd, u32 umask);
+  Ref<FsState> fork() const;
+  fs::Path root() const;
+  fs::Path cwd() const;
+  void set_root(fs::Path p);
+  void set_cwd(fs::Path p);
+  std::atomic<u32> umask;
+
+ private:
+  mutable SpinLock lock_;
+  fs::Path root_, cwd_;
+};
+
+class Session final : public RefCounted {
+ public:
+  explicit Session(Pid id) : id(id) {}
+  const Pid id;
+  Ref<RefCounted> controlling_tty;  // an fs::Tty; guarded by Kernel::tree_lock
+};
+
+class ProcessGroup final : public RefCounted {
+ public:
+  ProcessGroup(Pid id, Ref<Session> session) : id(id), session(std::move(session)) {}
+  const Pid id;
+  const Ref<Session> session;
+};
+
+struct RestartBlock {
+  // Continues an interrupted call from saved state; called by restart_syscall(2).
+  std::function<SysResult(Task&)> function;
+};
+
+struct CpuTimes {
+  Nanos user = 0, system = 0;
+};
+
+// A process: threads with one pid.
+class ThreadGroup final : public RefCounted {
+ public:
+  ThreadGroup(Kernel& kernel, Pid pid);
+
+  Kernel& kernel;
+  const Pid pid;
+
+  // --- guarded by Kernel::tree_lock ---
+  std::vector<Task*> tasks;  // live threads; the leader stays until the last is gone
+  Task* leader = nullptr;
+  ThreadGroup* parent = nullptr;
+  std::vector<Ref<ThreadGroup>> children;
+  Ref<ProcessGroup> process_group;
+  bool child_subreaper = false;
+  bool execed = false;             // since fork: setpgid on it is EACCES
+  Pid exit_signal = SIGCHLD;       // to the parent
+  bool reaped = false;
+
+  // --- guarded by signal_lock ---
+  mutable SpinLock signal_lock;
+  SignalQueue pending;
+  bool exiting = false;            // exit_group, fatal signal or exec by another thread
+  int exit_status = 0;             // wait(2) status once exiting
+  Task* exec_task = nullptr;       // the thread in execve that waits for the rest
+  bool stopped = false;            // job control: every thread is to stop
+  int stop_signal = 0;
+  bool stop_reported = false, continue_pending = false;
+  u32 stopped_count = 0;
+  bool zombie = false;             // all threads gone; waiting to be reaped
+  std::array<rlimit, RLIM_NLIMITS> limits;
+  CpuTimes dead_times, children_times;
+  rusage dead_usage{}, children_usage{};
+
+  Ref<SignalHandlers> handlers;
+  WaitQueue child_events;          // a child exited, stopped or continued
+  WaitQueue signal_events;         // a signal became pending (sigtimedwait, signalfd)
+  std::unique_ptr<IntervalTimers> timers;
+  std::string exe_name;
+  Nanos start_time = 0;
+  bool dumpable = true;
+  int oom_score_adj = 0;
+
+  rlimit limit(int which) const;
+
+ private:
+  ~ThreadGroup() override;
+};
+
+struct SignalStack {
+  u64 sp = 0;
+  int flags = SS_DISABLE;
+  u64 size = 0;
+};
+
+class Task final : public RefCounted {
+ public:
+  // --- Identity ---
+  Kernel& kernel;
+  const Pid tid;
+  Ref<ThreadGroup> group;
+  Ref<Fiber> fiber;
+  Pid pid() const { return group->pid; }
+  std::string name() const;  // comm, 15 bytes
+  void set_name(std::string_view name);
+
+  // --- Guest state ---
+  platform::Registers regs{};
+  std::unique_ptr<platform::Context> context;
+  platform::Exit last_exit{};
+  Ref<mm::MemoryManager> mm;
+  Ref<fs::FdTable> files;
+  Ref<FsState> fs_state;
+  // Replaced, never changed in place; others read it under the group's signal_lock.
+  Ref<fs::Credentials> creds;
+  SyscallArgs args;           // of the call in progress
+  u64 syscall_number = ~u64{0};
+  u64 restart_rax = 0;        // number to re-run it with
+  RestartBlock restart;
+  u64 clear_child_tid = 0;
+  u64 robust_list = 0;
+  int parent_death_signal = 0;
+
+  // --- Signals, guarded by group->signal_lock; the mask is written by the own fiber only ---
+  SignalQueue pending;
+  SignalSet mask = 0;
+  SignalSet saved_mask = 0;      // of sigsuspend, ppoll, ...: restored by signal delivery or at return
+  bool restore_mask = false;
+  SignalStack altstack;
+  SignalSet sigwait_mask = 0;    // being waited for by sigtimedwait: wakes although blocked
+
+  // --- Exit ---
+  int exit_code = 0;             // wait status of this thread
+  std::atomic<bool> killed{false};  // SIGKILL or group exit: leave as soon as possible
+  Task* vfork_parent = nullptr;  // guarded by tree_lock
+  std::atomic<bool> vfork_done{false};
+
+  // --- Accounting (ns) ---
+  CpuTimes times;
+  u64 minor_faults = 0, major_faults = 0, voluntary_switches = 0, involuntary_switches = 0;
+  Nanos start_time = 0;
+
+  // The VFS's view of this task; valid until the task's credentials or directories change.
+  fs::Context fs_context();
+  static Task& of(const fs::Context& ctx) { return *static_cast<Task*>(ctx.task); }
+  // The task whose fiber is running.
+  static Task& current();
+
+  // --- Signals ---
+  // Queues a signal for this thread (private) and makes it look. `force`: as the kernel's force_sig: unblocks and resets an
+  // ignored or blocked handler to the default first. From any fiber; takes signal_lock.
+  void send_signal(const siginfo_t& info);
+  void force_signal(const siginfo_t& info);
+  // Whether a signal waits that is not blocked, or a stop or exit is asked for. Cheap.
+  bool has_work() const { return fiber->interrupted(); }
+  void recompute_pending();  // under signal_lock: sets or clears the fiber's interrupt flag
+  void set_mask(SignalSet mask);
+
+  // Fault-style signal from an Exit or a failed fault.
+  void deliver_fault(int sig, int code, u64 address);
+
+  // The loop that is the task's fiber.
+  void run();
+
+  Result<Ref<fs::File>> file(int fd) { return files->get(fd); }
+
+ private:
+  friend class Kernel;
+  Task(Kernel& kernel, Pid tid, Ref<ThreadGroup> group);
+  ~Task() override;
+  mutable SpinLock name_lock_;
+  char name_[16] = {};
+};
+
+}  // namespace rf::task

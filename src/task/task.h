@@ -157,6 +157,10 @@ class Task final : public RefCounted {
   u64 robust_list = 0;
   int parent_death_signal = 0;
 
+  // --- --strace: the line under way, and when the call began (monotonic ns) ---
+  std::string strace_line;
+  Nanos strace_start = 0;
+
   // --- Signals, guarded by group->signal_lock; the mask is written by the own fiber only ---
   SignalQueue pending;
   SignalSet mask = 0;

@@ -1,0 +1,44 @@
+# Compiler and linker flags, as interface libraries: rf_flags for every room, rf_executable_flags for the sentry.
+# Guest programs (tests/guest) use neither: they are ordinary static C programs whatever the preset.
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g1")
+set(CMAKE_C_FLAGS_RELEASE "-O2 -g1")
+set(CMAKE_CXX_FLAGS_DEBUG "-Og -g")
+set(CMAKE_C_FLAGS_DEBUG "-Og -g")
+
+add_library(rf_flags INTERFACE)
+target_include_directories(rf_flags INTERFACE ${CMAKE_SOURCE_DIR}/src)
+target_compile_options(rf_flags INTERFACE -Wall -Wextra -Werror -fno-omit-frame-pointer
+  $<$<COMPILE_LANGUAGE:CXX>:-Wno-missing-field-initializers>)
+# One formatter for the sentry: fmt without its shared library.
+target_compile_definitions(rf_flags INTERFACE _GNU_SOURCE FMT_HEADER_ONLY SPDLOG_FMT_EXTERNAL)
+
+add_library(rf_executable_flags INTERFACE)
+
+if(RF_HARDEN)
+  # No CET: the sentry runs its own entry code and switches stacks, and the guests' CPUs may not offer it.
+  target_compile_options(rf_flags INTERFACE -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2 -fstack-protector-strong
+    -fcf-protection=none)
+  target_link_options(rf_flags INTERFACE -Wl,-z,relro,-z,now,-z,noexecstack)
+endif()
+
+if(RF_LTO)
+  target_compile_options(rf_flags INTERFACE -flto=auto)
+  target_link_options(rf_flags INTERFACE -flto=2)
+  # Archives of slim LTO objects need the plugin-aware tools.
+  set(CMAKE_AR ${CMAKE_CXX_COMPILER_AR})
+  set(CMAKE_RANLIB ${CMAKE_CXX_COMPILER_RANLIB})
+else()
+  find_program(MOLD mold)
+  if(MOLD)
+    target_link_options(rf_flags INTERFACE -fuse-ld=mold)
+  endif()
+endif()
+
+if(RF_SANITIZE)
+  # Sanitizers need the dynamic loader, so those builds are not static.
+  target_compile_options(rf_flags INTERFACE -fsanitize=${RF_SANITIZE} -fno-sanitize-recover=all)
+  target_link_options(rf_flags INTERFACE -fsanitize=${RF_SANITIZE})
+else()
+  # The sentry must load high and alone, at addresses no guest can have: a static position-independent executable.
+  target_link_options(rf_executable_flags INTERFACE -static-pie)
+endif()

@@ -19,8 +19,10 @@
 
 namespace rf {
 
+class RunQueue;
 class Scheduler;
 class Worker;
+struct StackBounds;
 
 enum class WakeReason {
   kWoken,        // unpark() was called (possibly long ago: re-check the condition)
@@ -57,18 +59,22 @@ class Fiber final : public RefCounted, public ListNode<RunQueueTag> {
   void* user_data = nullptr;
 
  private:
+  friend class RunQueue;
   friend class Scheduler;
   friend class Worker;
   friend WakeReason park(Interruptible, Nanos);
   friend void yield();
+  friend StackBounds current_fiber_stack();
   struct Impl;  // context, stack, sanitizer state
-  Fiber(std::string name, std::function<void()> body);
+  // Makes the park() in progress, or the next one, look at its conditions again.
+  void poke();
+  explicit Fiber(std::string name) : name_(std::move(name)) {}
   ~Fiber() override;
 
   std::string name_;
   std::atomic<u32> state_{0};
   std::atomic<bool> interrupted_{false};
-  Impl* impl_;
+  Impl* impl_ = nullptr;
 };
 
 // Suspends the current fiber until unpark(), `deadline` (absolute monotonic) or, when interruptible, an

@@ -24,9 +24,10 @@ Result<Level> parse_level(std::string_view name);
 
 [[gnu::cold]] void write(Level level, fmt::string_view format, fmt::format_args args);
 
-#define RF_LOG_(level, ...)                                                        \
-  do {                                                                             \
-    if (::rf::log::enabled(level)) [[unlikely]] ::rf::log::emit(level, __VA_ARGS__); \
+#define RF_LOG_(level, ...)                     \
+  do {                                          \
+    if (::rf::log::enabled(level)) [[unlikely]] \
+      ::rf::log::emit(level, __VA_ARGS__);      \
   } while (0)
 
 template <class... T>

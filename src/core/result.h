@@ -53,12 +53,12 @@ inline std::unexpected<SetupError> setup_error(std::string message) {
 
 // TRY(expr): the value of a Result or Setup, or return its error from the enclosing function.
 #define RF_TRY_CONCAT_(a, b) a##b
-#define TRY(...)                                                                  \
-  (__extension__({                                                                \
-    auto rf_try_result_ = (__VA_ARGS__);                                          \
-    if (!rf_try_result_) [[unlikely]]                                             \
-      return ::std::unexpected(::std::move(rf_try_result_).error());              \
-    *::std::move(rf_try_result_);                                                 \
+#define TRY(...)                                                     \
+  (__extension__({                                                   \
+    auto rf_try_result_ = (__VA_ARGS__);                             \
+    if (!rf_try_result_) [[unlikely]]                                \
+      return ::std::unexpected(::std::move(rf_try_result_).error()); \
+    *::std::move(rf_try_result_);                                    \
   }))
 
 }  // namespace rf

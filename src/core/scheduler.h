@@ -30,6 +30,9 @@ class Reactor {
   virtual void wait(Nanos deadline) = 0;
   // Makes the wait() in progress, or the next one, return. Any thread.
   virtual void wake() = 0;
+  // Whether a completion may come that would not stop guest code on its own (it arrived between enter_guest()'s look
+  // at the reactor and the guest entry): such guest code is then stopped every few milliseconds. Own worker only.
+  virtual bool outstanding() const { return false; }
 };
 
 // Implemented by the platform, one per vCPU.
@@ -63,20 +66,30 @@ class Worker {
   // Brackets a stretch of guest code on this worker, called by a fiber. enter_guest() expires due timers,
   // reaps completions and returns false when the caller should yield() first (someone else is to run, or the
   // slice is used up); otherwise arms the kick for the slice's end and the next timer, and returns true.
-  // Neither suspends. Between the two the fiber must not suspend.
+  // Neither suspends. Between the two the fiber must not suspend. A kick may come at any
+  // moment from the call of enter_guest() on: what on_kick_signal() sets is to be cleared before that call, not after.
   bool enter_guest(GuestKicker& kicker);
   void leave_guest();
 
   // Stops guest code running on this worker soon, if it runs any. Any thread.
   void kick();
 
+  // Makes this worker look at its reactor and queue soon, whatever it does: wakes it when it idles, kicks it when it
+  // runs guest code. Any thread.
+  void prod();
+
+  // The kick signal's handler, on the worker's own thread.
+  void handle_kick_signal() noexcept;
+
  private:
   friend class Scheduler;
+  friend class RunQueue;
   friend class Fiber;
   friend class TimerHeap;
   friend class Timer;
   friend WakeReason park(Interruptible, Nanos);
   friend void yield();
+  friend StackBounds current_fiber_stack();
   struct Impl;
   u32 index_ = 0;
   Reactor* reactor_ = nullptr;
@@ -120,6 +133,8 @@ class Scheduler {
   friend class Fiber;
   friend class Worker;
   friend class Timer;
+  friend WakeReason park(Interruptible, Nanos);
+  friend void yield();
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

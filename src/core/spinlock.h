@@ -15,14 +15,16 @@ class SpinLock {
  public:
   void lock() {
     u32 expected = 0;
-    if (!word_.compare_exchange_strong(expected, 1, std::memory_order_acquire)) [[unlikely]] lock_slow();
+    if (!word_.compare_exchange_strong(expected, 1, std::memory_order_acquire)) [[unlikely]]
+      lock_slow();
   }
   bool try_lock() {
     u32 expected = 0;
     return word_.compare_exchange_strong(expected, 1, std::memory_order_acquire);
   }
   void unlock() {
-    if (word_.exchange(0, std::memory_order_release) == 2) [[unlikely]] unlock_slow();
+    if (word_.exchange(0, std::memory_order_release) == 2) [[unlikely]]
+      unlock_slow();
   }
 
  private:
@@ -40,13 +42,14 @@ class SpinRwLock {
   void unlock();
   void lock_shared() {
     u32 v = word_.load(std::memory_order_relaxed);
-    if ((v & (kWriter | kWriterWaits)) != 0 ||
-        !word_.compare_exchange_strong(v, v + 1, std::memory_order_acquire)) [[unlikely]]
+    if ((v & (kWriter | kWriterWaits)) != 0 || !word_.compare_exchange_strong(v, v + 1, std::memory_order_acquire))
+        [[unlikely]]
       lock_shared_slow();
   }
   void unlock_shared() {
     u32 v = word_.fetch_sub(1, std::memory_order_release) - 1;
-    if (v == kWriterWaits) [[unlikely]] wake();
+    if (v == kWriterWaits) [[unlikely]]
+      wake();
   }
 
  private:

@@ -2,6 +2,9 @@
 // earliest while its worker is about to idle or to run guest code.
 #pragma once
 
+#include <atomic>
+
+#include "core/spinlock.h"
 #include "core/time.h"
 
 namespace rf {
@@ -24,14 +27,15 @@ class Timer {
   bool armed() const;
 
  protected:
-  virtual ~Timer();  // cancels
+  virtual ~Timer();  // checked: a derived class cancels in its own destructor, before expire() is gone
   virtual void expire() = 0;
 
  private:
   friend class TimerHeap;
-  TimerHeap* heap_ = nullptr;  // guarded by the heap's lock
-  Nanos deadline_ = kNever;
-  u32 index_ = ~0u;  // place in the heap
+  SpinLock lock_;                // held by arm() and cancel(); taken before the heap's lock
+  TimerHeap* heap_ = nullptr;    // the heap it is, or was last, in
+  Nanos deadline_ = kNever;      // guarded by the heap's lock, as is:
+  std::atomic<u32> index_{~0u};  // place in the heap
 };
 
 template <class F>

@@ -1,0 +1,269 @@
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "core/worker_impl.h"
+
+namespace rf {
+namespace {
+
+thread_local Worker* t_worker = nullptr;
+
+// How often a busy worker looks at its reactor and timers, in fibers run.
+constexpr u32 kReapInterval = 16;
+
+// A ready fiber waits this long for its worker before an idle one is woken to take it: the wake-up of another core
+// costs 60-75 us in a VM, and two fibers that hand each other the worker need no second one.
+constexpr Nanos kStealDelay = 200'000;
+
+// A guest that could not be entered this many times in a row, because there was always a woken fiber to run
+// first, runs this long after all.
+constexpr u32 kMaxRefusals = 8;
+constexpr Nanos kForcedSlice = 200'000;
+
+// How long a completion that slipped in just before the guest entry may go unseen.
+constexpr Nanos kMissedCompletionDelay = 10'000'000;
+
+void on_kick_signal(int) {
+  Worker* w = Worker::current();
+  if (w) w->handle_kick_signal();
+}
+
+void install_kick_handler() {
+  struct sigaction action {};
+  action.sa_handler = on_kick_signal;
+  // Without SA_RESTART: the guest entry must return. On the alternate stack: fibers' stacks are small.
+  action.sa_flags = SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  RF_CHECK(sigaction(kick_signal(), &action, nullptr) == 0, "sigaction");
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, kick_signal());
+  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
+}  // namespace
+
+// The empty asm makes the function impure: the compiler must not merge two calls with a switch between them.
+Worker* Worker::current() {
+  Worker* w = t_worker;
+  asm volatile("" : "+r"(w) : : "memory");
+  return w;
+}
+
+void Worker::handle_kick_signal() noexcept {
+  if (GuestKicker* k = impl_->kicker.load(std::memory_order_relaxed)) k->on_kick_signal();
+}
+
+// --- Guest code -----------------------------------------------------------------------------------
+
+bool Worker::enter_guest(GuestKicker& kicker) {
+  Impl& w = *impl_;
+  RF_CHECK(w.current, "guest code runs on a fiber");
+  w.reap();
+  if (w.scheduler.stopping.load(std::memory_order_relaxed)) return false;
+  Fiber::Impl& f = *w.current->impl_;
+  u32 woken = w.queue.woken(), ready = w.queue.ready();
+  if (woken != 0 && f.refusals < kMaxRefusals) {
+    f.refusals++;
+    return false;
+  }
+  // Before the clock is read: an alarm that goes off from here on finds the kicker, one that went off earlier is in the
+  // past of `now` and is set again.
+  w.kicker.store(&kicker, std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  bool admitted = w.arm_for_guest(woken, ready);
+  if (admitted) {
+    w.state.store(Impl::kGuest, std::memory_order_seq_cst);
+    // Who queued something before it could see kGuest did not kick.
+    admitted =
+        w.queue.woken() <= woken && w.queue.ready() <= ready && !w.scheduler.stopping.load(std::memory_order_seq_cst);
+  }
+  if (!admitted) {
+    leave_guest();
+    return false;
+  }
+  f.refusals = 0;
+  return true;
+}
+
+bool Worker::Impl::arm_for_guest(u32 woken, u32 ready) {
+  Nanos deadline = timers.earliest();
+  bool outstanding = self.reactor_->outstanding();
+  if (woken == 0 && ready == 0 && !outstanding && deadline == kNever) return true;
+  Nanos now = monotonic_now();
+  if (outstanding) deadline = std::min(deadline, now + kMissedCompletionDelay);
+  if (woken != 0) deadline = std::min(deadline, now + kForcedSlice);
+  if (ready != 0) {
+    if (slice_start == 0) slice_start = now;
+    Nanos slice_end = slice_start + scheduler.options.time_slice;
+    if (woken == 0 && now >= slice_end) return false;
+    deadline = std::min(deadline, slice_end);
+    if (scheduler.idle_mask.load(std::memory_order_relaxed) != 0) {
+      Nanos steal_at = queue.ready_since() + kStealDelay;
+      if (now >= steal_at)
+        scheduler.wake_idle(bit);
+      else
+        deadline = std::min(deadline, steal_at);
+    }
+  }
+  if (deadline <= now) return woken != 0;
+  kick_timer.ensure(deadline, now);
+  return true;
+}
+
+void Worker::leave_guest() {
+  Impl& w = *impl_;
+  if (w.state.exchange(Impl::kSentry, std::memory_order_seq_cst) == Impl::kGuestKicked) stats_.kicks++;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  w.kicker.store(nullptr, std::memory_order_relaxed);
+}
+
+void Worker::kick() {
+  Impl& w = *impl_;
+  u32 expected = Impl::kGuest;
+  // One signal per stay in the guest is enough. If the worker leaves meanwhile the signal comes too late and is
+  // ignored, or stops a later stay for nothing.
+  if (w.state.compare_exchange_strong(expected, Impl::kGuestKicked, std::memory_order_seq_cst))
+    syscall(SYS_tgkill, getpid(), w.tid, kick_signal());
+}
+
+void Worker::prod() {
+  Impl& w = *impl_;
+  switch (w.state.load(std::memory_order_seq_cst)) {
+    case Impl::kGuest:
+      kick();
+      break;
+    case Impl::kIdle:
+      // Its own thread, running completions, is about to look anyway.
+      if (current() != this) w.reactor->wake();
+      break;
+    default:
+      break;
+  }
+}
+
+// --- The worker's thread --------------------------------------------------------------------------
+
+Setup<void> Worker::Impl::start() {
+  t_worker = &self;
+  tid = gettid();
+  loop_context.adopt_thread();
+  install_kick_handler();
+  TRY(kick_timer.create());
+  reactor = TRY(scheduler.options.make_reactor(self.index_));
+  self.reactor_ = reactor.get();
+  return {};
+}
+
+void Worker::Impl::finish() {
+  kick_timer.destroy();
+  t_worker = nullptr;
+}
+
+void Worker::Impl::loop() {
+  while (!scheduler.stopping.load(std::memory_order_relaxed)) {
+    if (++ticks % kReapInterval == 0) reap();
+    Fiber* f = queue.pop();
+    if (!f && reap()) continue;
+    if (!f) f = steal();
+    if (f)
+      run(*f);
+    else
+      idle();
+  }
+}
+
+// Runs completions and timers that are due; true if there were any.
+bool Worker::Impl::reap() {
+  bool any = reactor->poll();
+  Nanos earliest = timers.earliest();
+  if (earliest == kNever) return any;
+  Nanos now = monotonic_now();
+  if (earliest <= now && timers.expire(now)) any = true;
+  return any;
+}
+
+Fiber* Worker::Impl::steal() {
+  auto& workers = scheduler.workers;
+  size_t n = workers.size();
+  for (size_t i = 1; i < n; i++) {
+    Worker& victim = *workers[(self.index_ + i) % n];
+    if (Fiber* f = victim.impl_->queue.steal()) {
+      self.stats_.steals++;
+      return f;
+    }
+  }
+  return nullptr;
+}
+
+void Worker::Impl::run(Fiber& f) {
+  found_work();
+  current = &f;
+  slice_start = 0;
+  f.impl_->last_worker = self.index_;
+  self.stats_.switches++;
+  ExecutionContext::switch_to(loop_context, f.impl_->context);
+  current = nullptr;
+  switch (action) {
+    case Action::kPark: {
+      // Only now, with its context saved, may others resume it. A wake-up that came meanwhile is in the state.
+      u32 expected = kFiberRunning;
+      if (!f.state_.compare_exchange_strong(expected, kFiberParked, std::memory_order_acq_rel)) queue.push_woken(f);
+      break;
+    }
+    case Action::kYield:
+      queue.push_ready(f, monotonic_now());
+      break;
+    case Action::kDone:
+      scheduler.fiber_ended(f);
+      break;
+  }
+}
+
+// Never inlined: what the compiler knows of the worker before the switch is wrong after it.
+[[gnu::noinline]] void Worker::Impl::switch_out(Action what) {
+  Fiber& f = *current;
+  action = what;
+  ExecutionContext::switch_to(f.impl_->context, loop_context);
+}
+
+void Worker::Impl::end_fiber() {
+  Fiber& f = *current;
+  action = Action::kDone;
+  ExecutionContext::leave(f.impl_->context, loop_context);
+}
+
+void Worker::Impl::idle() {
+  state.store(kIdle, std::memory_order_seq_cst);
+  scheduler.idle_mask.fetch_or(bit, std::memory_order_seq_cst);
+  if (searching) {
+    searching = false;
+    scheduler.searching.store(0, std::memory_order_seq_cst);
+  }
+  // Who queued something before it could see the idle bit did not wake anyone.
+  if (!scheduler.any_queued() && !scheduler.stopping.load(std::memory_order_seq_cst)) {
+    Nanos begin = monotonic_now();
+    reactor->wait(timers.earliest());
+    self.stats_.idle_waits++;
+    self.stats_.idle_time += monotonic_now() - begin;
+  }
+  // The bit is gone already if wake_idle() chose this worker.
+  if (!(scheduler.idle_mask.fetch_and(~bit, std::memory_order_seq_cst) & bit)) searching = true;
+  state.store(kSentry, std::memory_order_seq_cst);
+}
+
+// The search that wake_idle() started is over: another may start, and does if there is more to take.
+void Worker::Impl::found_work() {
+  if (!searching) return;
+  searching = false;
+  scheduler.searching.store(0, std::memory_order_seq_cst);
+  bool more = queue.size() > 0;
+  for (auto& w : scheduler.workers) more = more || w->impl_->queue.size() > 1;
+  if (more) scheduler.wake_idle(bit);
+}
+
+}  // namespace rf

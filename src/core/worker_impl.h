@@ -1,0 +1,98 @@
+// A worker and the scheduler from the inside. Internal to core.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <latch>
+#include <memory>
+#include <vector>
+
+#include "core/fiber_impl.h"
+#include "core/kick_timer.h"
+#include "core/run_queue.h"
+#include "core/scheduler.h"
+#include "core/timer_heap.h"
+
+namespace rf {
+
+struct Worker::Impl {
+  // What the worker's loop does with the fiber that has just switched back to it.
+  enum class Action : u8 { kPark, kYield, kDone };
+
+  // Where the worker is, for those who want to interrupt it.
+  enum State : u32 {
+    kSentry,
+    kGuest,        // between enter_guest() and leave_guest(): needs the signal
+    kGuestKicked,  // the same, and somebody has sent it
+    kIdle,         // about to wait, or waiting, in the reactor: needs Reactor::wake()
+  };
+
+  Impl(Worker& w, Scheduler::Impl& s, u32 index) : self(w), scheduler(s), bit(u64{1} << index), timers(w) {}
+
+  Worker& self;
+  Scheduler::Impl& scheduler;
+  const u64 bit;  // of the idle mask
+  RunQueue queue;
+  TimerHeap timers;
+  std::unique_ptr<Reactor> reactor;
+  ExecutionContext loop_context;
+  KickTimer kick_timer;
+  pid_t tid = 0;
+
+  Fiber* current = nullptr;
+  Action action = Action::kPark;
+  Nanos slice_start = 0;  // of the current fiber, once others wait for the worker; 0 before
+  u32 ticks = 0;
+  bool searching = false;  // woken to look for work and has not found any yet
+
+  std::atomic<u32> state{kSentry};
+  std::atomic<GuestKicker*> kicker{nullptr};
+
+  // The worker's thread.
+  Setup<void> start();
+  void loop();
+  void finish();
+
+  Fiber* steal();
+  void run(Fiber& f);
+  void idle();
+  void found_work();
+  bool reap();
+  // Leaves the current fiber; the loop then does `what`.
+  void switch_out(Action what);
+
+  // The same for the last time.
+  [[noreturn]] void end_fiber();
+
+  // Sets the alarm for the moment when guest code must be stopped. False when it must not even be entered.
+  bool arm_for_guest(u32 woken, u32 ready);
+};
+
+struct Scheduler::Impl {
+  Impl(Scheduler& s, SchedulerOptions o) : self(&s), options(std::move(o)), stacks(options.stack_size) {}
+
+  Scheduler* self;
+  SchedulerOptions options;
+  StackPool stacks;
+  std::vector<std::unique_ptr<Worker>> workers;
+  std::atomic<u64> idle_mask{0};
+  std::atomic<u32> searching{0};  // 1 while a worker that was woken to steal has not found anything yet
+  std::atomic<bool> stopping{false};
+  bool ran = false;
+
+  SpinLock fibers_lock;
+  List<Fiber::Impl, AllFibersTag> fibers;
+
+  // Queues a fiber that has just become runnable where it should run, and sees to it that it does.
+  void make_runnable(Fiber& f, bool woken);
+  // Wakes an idle worker, unless one is on its way, to take work off the others.
+  void wake_idle(u64 except);
+  Worker& choose_worker(const Fiber& f);
+  bool any_queued() const;
+  void fiber_ended(Fiber& f);
+
+  Setup<void> worker_thread(u32 index, std::latch& started, std::latch& ended, std::atomic<bool>& failed);
+};
+
+}  // namespace rf

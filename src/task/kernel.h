@@ -79,8 +79,8 @@ class Kernel {
   void kill_all();
 
   // --- Sending signals: kill(2)'s permission checks are the caller's ---
-  void send_to_group(ThreadGroup& group, const siginfo_t& info);         // takes signal_lock
-  size_t send_to_process_group(Pid pgid, const siginfo_t& info);         // takes tree_lock; how many got it
+  void send_to_group(ThreadGroup& group, const siginfo_t& info);  // takes signal_lock
+  size_t send_to_process_group(Pid pgid, const siginfo_t& info);  // takes tree_lock; how many got it
 
   // Guest clocks, ns; EINVAL for clock ids that are not offered. `task` for the CPU-time clocks.
   Result<Nanos> now(int clock, Task* task);

@@ -63,7 +63,7 @@ class SignalHandlers final : public RefCounted {
   KernelSigaction get(int sig) const;
   KernelSigaction set(int sig, const KernelSigaction& action);  // the old one
   void reset_for_exec();                                        // handled ones to default
-  SignalSet ignored() const;  // explicitly, or by default
+  SignalSet ignored() const;                                    // explicitly, or by default
 
  private:
   mutable SpinLock lock_;

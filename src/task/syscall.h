@@ -38,13 +38,13 @@ struct SyscallArgs {
 // after which rax is not touched.
 class SysResult {
  public:
-  SysResult(u64 value) : value_(value) {}                           // NOLINT: handlers `return n;`
-  SysResult(std::unexpected<Errno> e) : value_(e) {}                // NOLINT: `return err(EINVAL);`, TRY
-  SysResult(const Result<u64>& r) : value_(r) {}                    // NOLINT
+  SysResult(u64 value) : value_(value) {}             // NOLINT: handlers `return n;`
+  SysResult(std::unexpected<Errno> e) : value_(e) {}  // NOLINT: `return err(EINVAL);`, TRY
+  SysResult(const Result<u64>& r) : value_(r) {}      // NOLINT
   template <class T>
-    requires std::is_integral_v<T>
-  SysResult(const Result<T>& r) : value_(r ? Result<u64>(static_cast<u64>(*r)) : err(r.error())) {}  // NOLINT
-  SysResult(const Result<void>& r) : value_(r ? Result<u64>(0) : err(r.error())) {}                  // NOLINT
+  requires std::is_integral_v<T> SysResult(const Result<T>& r)
+      : value_(r ? Result<u64>(static_cast<u64>(*r)) : err(r.error())) {}            // NOLINT
+  SysResult(const Result<void>& r) : value_(r ? Result<u64>(0) : err(r.error())) {}  // NOLINT
   static SysResult go_to(const RunState& next) {
     SysResult r(u64{0});
     r.next_ = &next;
@@ -70,10 +70,53 @@ enum class Support : u8 {
 
 // How strace shows an argument.
 enum class Arg : u8 {
-  kNone, kInt, kUint, kHex, kOct, kFd, kAddr, kPath, kString, kBufIn, kBufOut,  // buffers: the next argument is the length
-  kSize, kOffset, kSignal, kSigset, kClock, kTimespec, kTimeval, kStat, kOpenFlags, kMode, kProt, kMmapFlags, kCloneFlags,
-  kWhence, kIovecIn, kIovecOut, kStringArray, kFutexOp, kEpollOp, kPollFds, kSockaddr, kSockFamily, kSockType, kIoctl,
-  kFcntl, kAtFlags, kDirFd, kWaitStatus, kWaitOptions, kPid, kRlimit, kPrctl, kArchPrctl, kMadvise, kFdPair, kUnused,
+  kNone,
+  kInt,
+  kUint,
+  kHex,
+  kOct,
+  kFd,
+  kAddr,
+  kPath,
+  kString,
+  kBufIn,
+  kBufOut,  // buffers: the next argument is the length
+  kSize,
+  kOffset,
+  kSignal,
+  kSigset,
+  kClock,
+  kTimespec,
+  kTimeval,
+  kStat,
+  kOpenFlags,
+  kMode,
+  kProt,
+  kMmapFlags,
+  kCloneFlags,
+  kWhence,
+  kIovecIn,
+  kIovecOut,
+  kStringArray,
+  kFutexOp,
+  kEpollOp,
+  kPollFds,
+  kSockaddr,
+  kSockFamily,
+  kSockType,
+  kIoctl,
+  kFcntl,
+  kAtFlags,
+  kDirFd,
+  kWaitStatus,
+  kWaitOptions,
+  kPid,
+  kRlimit,
+  kPrctl,
+  kArchPrctl,
+  kMadvise,
+  kFdPair,
+  kUnused,
 };
 
 struct SyscallEntry {
@@ -96,7 +139,10 @@ class SyscallTable {
   static const SyscallTable& get();
   // Null for numbers Linux does not know either.
   const SyscallEntry* find(u64 number) const { return number < kSyscallLimit ? entries_[number] : nullptr; }
+  // By number; null where there is no entry.
   std::span<const SyscallEntry* const> all() const { return entries_; }
+  // "openat"; also for calls of Linux that have no entry; "" for numbers Linux does not know.
+  static std::string name_of(u64 number);
 
  private:
   SyscallTable();

@@ -1,8 +1,8 @@
 // A task: one guest thread. And what it shares with others: thread group (process), process group, session.
 //
 // Lock order in this room: Kernel::tree_lock (who is whose parent, group, session; ids) > ThreadGroup::signal_lock
-// (pending signals, masks, stops, exit state) > SignalHandlers. All are spin locks, never held while suspending. A task's
-// own fields without a lock named are touched by its own fiber only.
+// (pending signals, masks, stops, exit state) > SignalHandlers. All are spin locks, never held while suspending. A
+// task's own fields without a lock named are touched by its own fiber only.
 #pragma once
 
 #include <sys/resource.h>
@@ -89,28 +89,28 @@ class ThreadGroup final : public RefCounted {
   std::vector<Ref<ThreadGroup>> children;
   Ref<ProcessGroup> process_group;
   bool child_subreaper = false;
-  bool execed = false;             // since fork: setpgid on it is EACCES
-  Pid exit_signal = SIGCHLD;       // to the parent
+  bool execed = false;        // since fork: setpgid on it is EACCES
+  Pid exit_signal = SIGCHLD;  // to the parent
   bool reaped = false;
 
   // --- guarded by signal_lock ---
   mutable SpinLock signal_lock;
   SignalQueue pending;
-  bool exiting = false;            // exit_group, fatal signal or exec by another thread
-  int exit_status = 0;             // wait(2) status once exiting
-  Task* exec_task = nullptr;       // the thread in execve that waits for the rest
-  bool stopped = false;            // job control: every thread is to stop
+  bool exiting = false;       // exit_group, fatal signal or exec by another thread
+  int exit_status = 0;        // wait(2) status once exiting
+  Task* exec_task = nullptr;  // the thread in execve that waits for the rest
+  bool stopped = false;       // job control: every thread is to stop
   int stop_signal = 0;
   bool stop_reported = false, continue_pending = false;
   u32 stopped_count = 0;
-  bool zombie = false;             // all threads gone; waiting to be reaped
+  bool zombie = false;  // all threads gone; waiting to be reaped
   std::array<rlimit, RLIM_NLIMITS> limits;
   CpuTimes dead_times, children_times;
   rusage dead_usage{}, children_usage{};
 
   Ref<SignalHandlers> handlers;
-  WaitQueue child_events;          // a child exited, stopped or continued
-  WaitQueue signal_events;         // a signal became pending (sigtimedwait, signalfd)
+  WaitQueue child_events;   // a child exited, stopped or continued
+  WaitQueue signal_events;  // a signal became pending (sigtimedwait, signalfd)
   std::unique_ptr<IntervalTimers> timers;
   std::string exe_name;
   Nanos start_time = 0;
@@ -149,9 +149,9 @@ class Task final : public RefCounted {
   Ref<FsState> fs_state;
   // Replaced, never changed in place; others read it under the group's signal_lock.
   Ref<fs::Credentials> creds;
-  SyscallArgs args;           // of the call in progress
+  SyscallArgs args;  // of the call in progress
   u64 syscall_number = ~u64{0};
-  u64 restart_rax = 0;        // number to re-run it with
+  u64 restart_rax = 0;  // number to re-run it with
   RestartBlock restart;
   u64 clear_child_tid = 0;
   u64 robust_list = 0;
@@ -164,15 +164,15 @@ class Task final : public RefCounted {
   // --- Signals, guarded by group->signal_lock; the mask is written by the own fiber only ---
   SignalQueue pending;
   SignalSet mask = 0;
-  SignalSet saved_mask = 0;      // of sigsuspend, ppoll, ...: restored by signal delivery or at return
+  SignalSet saved_mask = 0;  // of sigsuspend, ppoll, ...: restored by signal delivery or at return
   bool restore_mask = false;
   SignalStack altstack;
-  SignalSet sigwait_mask = 0;    // being waited for by sigtimedwait: wakes although blocked
+  SignalSet sigwait_mask = 0;  // being waited for by sigtimedwait: wakes although blocked
 
   // --- Exit ---
-  int exit_code = 0;             // wait status of this thread
+  int exit_code = 0;                // wait status of this thread
   std::atomic<bool> killed{false};  // SIGKILL or group exit: leave as soon as possible
-  Task* vfork_parent = nullptr;  // guarded by tree_lock
+  Task* vfork_parent = nullptr;     // guarded by tree_lock
   std::atomic<bool> vfork_done{false};
 
   // --- Accounting (ns) ---
@@ -187,8 +187,8 @@ class Task final : public RefCounted {
   static Task& current();
 
   // --- Signals ---
-  // Queues a signal for this thread (private) and makes it look. `force`: as the kernel's force_sig: unblocks and resets an
-  // ignored or blocked handler to the default first. From any fiber; takes signal_lock.
+  // Queues a signal for this thread (private) and makes it look. `force`: as the kernel's force_sig: unblocks and
+  // resets an ignored or blocked handler to the default first. From any fiber; takes signal_lock.
   void send_signal(const siginfo_t& info);
   void force_signal(const siginfo_t& info);
   // Whether a signal waits that is not blocked, or a stop or exit is asked for. Cheap.

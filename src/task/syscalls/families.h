@@ -13,7 +13,9 @@ Family futex_family();
 Family misc_family();
 Family mm_family();
 Family file_family();
+Family fd_family();
 Family path_family();
+Family metadata_family();
 Family poll_family();
 Family socket_family();
 

@@ -25,6 +25,13 @@ class RefCounted {
       const_cast<RefCounted*>(this)->last_unref();
     }
   }
+  // Drops a reference without running last_unref(): true if it was the last, and then the caller destroys the object.
+  // For chains too long to be taken down by recursion.
+  [[nodiscard]] bool unref_to_zero() const {
+    if (count_.fetch_sub(1, std::memory_order_release) != 1) return false;
+    count_.load(std::memory_order_acquire);
+    return true;
+  }
   // Takes a reference unless the last one is already gone: for look-ups in weak tables.
   bool try_ref() const {
     u32 n = count_.load(std::memory_order_relaxed);

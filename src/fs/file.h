@@ -46,8 +46,13 @@ class File : public RefCounted {
   virtual Result<size_t> read(const Context& ctx, mm::IoBuffer& dst);
   virtual Result<size_t> write(const Context& ctx, mm::IoBuffer& src);
   // ESPIPE for what cannot seek; EINVAL where the operation makes no sense, EISDIR for directories.
+  // An implementation of pwrite() writes where it is told: O_APPEND and RLIMIT_FSIZE are write_at()'s.
   virtual Result<size_t> pread(const Context& ctx, mm::IoBuffer& dst, u64 offset);
   virtual Result<size_t> pwrite(const Context& ctx, mm::IoBuffer& src, u64 offset);
+  // What pwrite64(2) and its kin call: for regular files, appends when O_APPEND says so (whatever `offset`), with the
+  // inode's lock held so that appends do not mix, and keeps to RLIMIT_FSIZE (EFBIG: the caller sends SIGXFSZ). `offset`
+  // advances to the end of what was written.
+  Result<size_t> write_at(const Context& ctx, mm::IoBuffer& src, u64& offset);
   // lseek(2); the default: SEEK_SET, CUR and END on the inode's size.
   virtual Result<u64> seek(const Context& ctx, s64 offset, int whence);
   virtual bool seekable() const { return true; }
@@ -98,8 +103,10 @@ class File : public RefCounted {
   u64 position_ = 0;  // guarded by position_lock_
 
  private:
+  friend class Opener;  // fs/open.cc: what this description counts in Inode::exec_denials
   Path path_;
   std::atomic<int> flags_;
+  s8 exec_denial_ = 0;  // what it added to Inode::exec_denials: 1 executing, -1 open for writing
 };
 
 }  // namespace rf::fs

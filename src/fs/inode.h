@@ -4,6 +4,9 @@
 // The VFS calls the directory operations with the directory's `lock` held (exclusively for changes), after the
 // permission checks, with names that are valid components (not empty, ".", "..", no '/', at most NAME_MAX). All
 // operations may suspend.
+//
+// A file system returns the same Inode object for the same file as long as one is alive, whatever name it was looked up
+// by: locks, FIFOs, open-for-execution counts and an overlay's changes hang on it.
 #pragma once
 
 #include <sys/stat.h>
@@ -75,13 +78,19 @@ class FileSystem : public RefCounted {
   // Whether look-ups may be cached at all (proc's may not).
   virtual bool cacheable() const { return true; }
 
+  // The last mount of it has gone, and with it every open file and path: drop what makes cycles of references (the
+  // tree of an in-memory file system). It may be mounted again all the same. May suspend.
+  virtual void unmounted() {}
+
   u32 dev_minor() const { return dev_minor_; }  // st_dev is makedev(0, dev_minor)
 
  protected:
   FileSystem();
 
  private:
+  friend class Mount;
   u32 dev_minor_;
+  std::atomic<u32> mounts_{0};
 };
 
 struct OpenArgs {
@@ -138,6 +147,10 @@ class Inode : public RefCounted {
 
   // The pages behind shared and private file mappings, exec and sendfile; null if not mappable.
   virtual mm::Mappable* mappable() { return nullptr; }
+
+  // Directories: everybody may search it (x for owner, group and others), and that changes only through setattr(). A
+  // path walk then goes on without asking permission(). A hint that the file system sets; false is always right.
+  std::atomic<bool> search_for_all{false};
 
   // Serialises directory changes and, for regular files, writes with O_APPEND and truncation.
   FiberRwMutex lock;

@@ -26,7 +26,7 @@ class Vfs {
  public:
   // `root` is mounted at "/".
   static Result<std::unique_ptr<Vfs>> create(Ref<FileSystem> root, std::string source, u64 flags);
-  virtual ~Vfs() = default;
+  virtual ~Vfs();
 
   Path root() const;
 
@@ -77,7 +77,7 @@ class Vfs {
   std::string path_of(const Path& path, const Path& root) const;
 
  protected:
-  Vfs() = default;
+  Vfs();
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

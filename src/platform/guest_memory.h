@@ -2,7 +2,8 @@
 // addresses, in two parts.
 //
 //   [0, window_base)           the memory file (a memfd): anonymous pages, tmpfs, page tables
-//   [window_base, size)        the file window: host files mapped in place, chunk by chunk
+//   [window_base, window_end)  the file window: host files mapped in place, chunk by chunk
+//   [window_end, size)         kept free, so that a platform can place memory of its own beside a guest's
 //
 // A Phys is an offset into that range; host_ptr(phys) is where the sentry sees it. Platforms map guest pages from
 // backing(phys) (an fd and offset) or, as KVM does, from the range itself as guest-physical memory.
@@ -20,16 +21,17 @@ using Phys = u64;
 inline constexpr Phys kNoPhys = ~Phys{0};
 
 struct Backing {
-  int fd;       // borrowed
-  u64 offset;   // in fd, of the phys asked for
-  u64 len;      // bytes from there that are contiguous in fd
+  int fd;      // borrowed
+  u64 offset;  // in fd, of the phys asked for
+  u64 len;     // bytes from there that are contiguous in fd
 };
 
 class GuestMemory {
  public:
-  static constexpr u64 kSize = u64{512} << 30;        // of the whole range
+  static constexpr u64 kSize = u64{512} << 30;  // of the whole range
   static constexpr Phys kWindowBase = u64{256} << 30;
-  static constexpr u64 kWindowChunk = u64{2} << 20;   // unit of window allocation
+  static constexpr Phys kWindowEnd = kSize - (u64{2} << 30);
+  static constexpr u64 kWindowChunk = u64{2} << 20;  // unit of window allocation
 
   // Creates the memfd and reserves the range. What fails: memfd_create, address-space limits (RLIMIT_AS).
   static Setup<std::unique_ptr<GuestMemory>> create();
@@ -56,6 +58,7 @@ class GuestMemory {
   GuestMemory() = default;
   struct Window;
   std::byte* base_ = nullptr;
+  std::byte* reserved_ = nullptr;  // what mmap gave; base_ is aligned within it
   hostio::HostFd memory_file_;
   std::unique_ptr<Window> window_;
 };

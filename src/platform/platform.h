@@ -112,11 +112,11 @@ class Context {
 };
 
 struct Capabilities {
-  std::string name;         // "kvm", "trap"
-  std::string description;  // one line for doctor and logs: "software KVM (ring 0 interpreted), exit mode"
-  size_t fp_size = 0;       // bytes of XSAVE state
-  u64 xcr0 = 0;             // features in it
-  bool fsgsbase = false;    // guest may use RDFSBASE and friends (AT_HWCAP2 bit 1)
+  std::string name;                 // "kvm", "trap"
+  std::string description;          // one line for doctor and logs: "software KVM (ring 0 interpreted), exit mode"
+  size_t fp_size = 0;               // bytes of XSAVE state
+  u64 xcr0 = 0;                     // features in it
+  bool fsgsbase = false;            // guest may use RDFSBASE and friends (AT_HWCAP2 bit 1)
   bool direct_user_access = false;  // the sentry can reach guest addresses itself (ring-0 mode)
 };
 

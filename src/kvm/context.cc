@@ -1,0 +1,200 @@
+#include "kvm/context.h"
+
+#include <immintrin.h>
+#include <signal.h>
+
+#include <cstring>
+#include <mutex>
+
+#include "core/check.h"
+#include "kvm/exceptions.h"
+#include "kvm/platform.h"
+
+namespace rf::kvm {
+
+using platform::Exit;
+using platform::kGuestAddressLimit;
+
+namespace {
+
+constexpr u64 kTrapFlag = 0x100;
+// What ring 3 may set, as Linux's sigreturn has it (FIX_EFLAGS), and ID: AC OF DF TF SF ZF AF PF CF RF.
+constexpr u64 kUserFlags = 0x50dd5 | 0x200000;
+constexpr u64 kFixedFlags = 0x202;  // IF and the bit that is always set
+
+// XSAVE area.
+constexpr size_t kMxcsrAt = 24, kMxcsrMaskAt = 28, kHeaderAt = 512, kHeaderEnd = 576;
+constexpr u16 kInitialFcw = 0x37f;
+constexpr u32 kInitialMxcsr = 0x1f80;
+
+u32 mxcsr_mask() {
+  static const u32 mask = [] {
+    alignas(16) std::byte area[512] = {};
+    _fxsave64(area);
+    u32 m;
+    std::memcpy(&m, area + kMxcsrMaskAt, 4);
+    return m ? m : 0xffbf;
+  }();
+  return mask;
+}
+
+bool canonical(u64 va) { return static_cast<u64>(static_cast<s64>(va << 16) >> 16) == va; }
+
+Exit plain_exception(int signo, int code, u64 address, u8 vector) {
+  Exit e;
+  e.kind = Exit::Kind::kException;
+  e.signo = signo;
+  e.code = code;
+  e.address = address;
+  e.vector = vector;
+  return e;
+}
+
+}  // namespace
+
+Context::Context(Platform& platform) : platform_(platform), fp_(new std::byte[platform.capabilities().fp_size]) {
+  reset_fp();
+}
+
+Context::~Context() { drop_resident_fp(); }
+
+Exit Context::run(platform::AddressSpace& as, Registers& regs) {
+  auto& space = static_cast<AddressSpace&>(as);
+  // IRET to such an address faults in the kernel on Linux; no vCPU could hold it.
+  if (!canonical(regs.rip)) return plain_exception(SIGSEGV, SI_KERNEL, 0, 13);
+  if (take_interrupt()) return Exit{};
+  regs.eflags = (regs.eflags & kUserFlags) | kFixedFlags;
+  if (!canonical(regs.fs_base)) regs.fs_base = 0;
+  if (!canonical(regs.gs_base)) regs.gs_base = 0;
+
+  Worker* worker = Worker::current();
+  Vcpu& vcpu = platform_.vcpus().at(worker->index());
+  vcpu.arm();
+  if (!worker->enter_guest(vcpu)) return Exit{};
+  running_on_.store(worker, std::memory_order_seq_cst);
+  // Who set it before it could see running_on_ did not kick.
+  if (interrupted_.load(std::memory_order_seq_cst)) {
+    running_on_.store(nullptr, std::memory_order_release);
+    worker->leave_guest();
+    interrupted_.store(false, std::memory_order_relaxed);
+    return Exit{};
+  }
+  bring_fp_to(vcpu);
+  bool stepping = (regs.eflags & kTrapFlag) != 0;
+  Trap trap = vcpu.run(space, regs);
+  trap.stepped = stepping || (regs.eflags & kTrapFlag);
+  running_on_.store(nullptr, std::memory_order_seq_cst);
+  worker->leave_guest();
+  return to_exit(trap, space, regs);
+}
+
+Exit Context::to_exit(const Trap& trap, AddressSpace& as, const Registers& regs) {
+  auto count = [](std::atomic<u64>& c) { c.fetch_add(1, std::memory_order_relaxed); };
+  auto& counters = platform_.counters;
+  Exit e;
+  switch (trap.vector) {
+    case kTrapSyscall:
+      count(counters.syscalls);
+      e.kind = Exit::Kind::kSyscall;
+      return e;
+    case kTrapInterrupted:
+      count(counters.interrupts);
+      interrupted_.store(false, std::memory_order_relaxed);
+      return e;
+    case kTrapLostPage:
+      count(counters.exceptions);
+      return plain_exception(SIGBUS, BUS_ADRERR, as.find(trap.address).value_or(regs.rip), 14);
+    case kTrapBroken:
+      count(counters.exceptions);
+      return plain_exception(SIGILL, ILL_ILLOPC, regs.rip, 6);
+    case 14:
+      count(counters.page_faults);
+      return exception_exit(trap, regs, nullptr);
+    default:
+      count(counters.exceptions);
+      if (needs_fp_state(trap.vector)) sync_fp();
+      return exception_exit(trap, regs, fp_.get());
+  }
+}
+
+void Context::interrupt() {
+  interrupted_.store(true, std::memory_order_seq_cst);
+  if (Worker* w = running_on_.load(std::memory_order_seq_cst)) w->kick();
+}
+
+// --- Vector state ---------------------------------------------------------------------------------
+
+void Context::bring_fp_to(Vcpu& vcpu) {
+  // Only this fiber and this thread could change it.
+  if (vcpu.fp_owner.load(std::memory_order_relaxed) == this) [[likely]]
+    return;
+  sync_fp();
+  drop_resident_fp();
+  const size_t size = platform_.capabilities().fp_size;
+  SpinGuard guard(vcpu.fp_lock);
+  if (Context* other = vcpu.fp_owner.load(std::memory_order_relaxed)) {
+    vcpu.get_xsave(other->fp_.get(), size);
+    // The last use of `other`: its owner may destroy it from here on.
+    other->resident_.store(nullptr, std::memory_order_release);
+  }
+  vcpu.set_xsave(fp_.get(), size);
+  vcpu.fp_owner.store(this, std::memory_order_relaxed);
+  resident_.store(&vcpu, std::memory_order_relaxed);
+}
+
+void Context::sync_fp() {
+  Vcpu* v = resident_.load(std::memory_order_acquire);
+  if (!v) return;
+  // While it holds our state the vCPU is not in KVM_RUN, or it runs another context that has yet to evict us
+  // and needs the lock for it.
+  SpinGuard guard(v->fp_lock);
+  if (v->fp_owner.load(std::memory_order_relaxed) == this) v->get_xsave(fp_.get(), platform_.capabilities().fp_size);
+}
+
+void Context::drop_resident_fp() {
+  Vcpu* v = resident_.load(std::memory_order_acquire);
+  if (!v) return;
+  SpinGuard guard(v->fp_lock);
+  if (v->fp_owner.load(std::memory_order_relaxed) == this) v->fp_owner.store(nullptr, std::memory_order_relaxed);
+  resident_.store(nullptr, std::memory_order_relaxed);
+}
+
+void Context::save_fp(std::span<std::byte> out) {
+  sync_fp();
+  std::memcpy(out.data(), fp_.get(), std::min(out.size(), platform_.capabilities().fp_size));
+}
+
+Result<void> Context::load_fp(std::span<const std::byte> in) {
+  const auto& caps = platform_.capabilities();
+  if (in.size() != caps.fp_size) return err(EINVAL);
+  u32 mxcsr;
+  u64 header[8];
+  std::memcpy(&mxcsr, in.data() + kMxcsrAt, sizeof mxcsr);
+  std::memcpy(header, in.data() + kHeaderAt, sizeof header);
+  if (mxcsr & ~mxcsr_mask()) return err(EINVAL);
+  if (header[0] & ~caps.xcr0) return err(EINVAL);
+  // XCOMP_BV: the compacted format is not for user memory. The rest of the header is reserved.
+  for (int i = 1; i < 8; ++i)
+    if (header[i] != 0) return err(EINVAL);
+  drop_resident_fp();
+  std::memcpy(fp_.get(), in.data(), in.size());
+  return {};
+}
+
+void Context::reset_fp() {
+  drop_resident_fp();
+  std::memset(fp_.get(), 0, platform_.capabilities().fp_size);
+  std::memcpy(fp_.get(), &kInitialFcw, sizeof kInitialFcw);
+  std::memcpy(fp_.get() + kMxcsrAt, &kInitialMxcsr, sizeof kInitialMxcsr);
+  u64 present = 3;  // x87 and SSE as written above; the rest in its initial state
+  std::memcpy(fp_.get() + kHeaderAt, &present, sizeof present);
+}
+
+void Context::copy_fp_from(platform::Context& other) {
+  auto& o = static_cast<Context&>(other);
+  o.sync_fp();
+  drop_resident_fp();
+  std::memcpy(fp_.get(), o.fp_.get(), platform_.capabilities().fp_size);
+}
+
+}  // namespace rf::kvm

@@ -1,0 +1,63 @@
+#include "kvm/platform.h"
+
+#include <fmt/format.h>
+
+#include "core/check.h"
+#include "kvm/cpuid.h"
+
+namespace rf::kvm {
+
+Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& options, GuestMemory& memory) {
+  if (options.vcpus == 0 || options.vcpus > ring0::kMaxVcpus)
+    return setup_error(
+        fmt::format("{} vCPUs were asked for; the kvm platform can have 1 to {}", options.vcpus, ring0::kMaxVcpus));
+  std::unique_ptr<Platform> p(new Platform);
+  p->vm_ = TRY(Vm::create(memory));
+  auto supervisor = Supervisor::create(*p->vm_);
+  if (!supervisor) return setup_error("no memory for the pages of the guest's ring 0");
+  p->supervisor_ = *std::move(supervisor);
+  p->vcpus_ = std::make_unique<VcpuSet>(*p->vm_);
+  TRY(p->vcpus_->add(*p->supervisor_, options.vcpus));
+  TRY(p->find_kind());
+  auto& c = p->capabilities_;
+  c.name = "kvm";
+  c.description = fmt::format("{} KVM ({}, {}), exit mode", p->vm_->kind().interpreted_ring0 ? "software" : "hardware",
+                              p->vm_->kind().interpreted_ring0 ? "ring 0 interpreted" : "ring 0 native",
+                              p->vm_->kind().shadow_paging ? "shadow paging" : "nested paging");
+  c.xcr0 = guest_xcr0(p->vm_->cpuid());
+  c.fp_size = xsave_size(c.xcr0);
+  return p;
+}
+
+Setup<void> Platform::find_kind() { return {}; }
+
+Result<std::unique_ptr<platform::AddressSpace>> Platform::create_address_space() {
+  return TRY(AddressSpace::create(*vm_, *vcpus_, supervisor_->entry()));
+}
+
+Result<std::unique_ptr<platform::Context>> Platform::create_context() { return std::make_unique<Context>(*this); }
+
+platform::PlatformStats Platform::stats() const {
+  platform::PlatformStats s;
+  s.syscalls = counters.syscalls;
+  s.page_faults = counters.page_faults;
+  s.exceptions = counters.exceptions;
+  s.interrupts = counters.interrupts;
+  u64 exits = 0, broken = 0, loads = 0, saves = 0;
+  for (u32 i = 0; i < vcpus_->size(); ++i) {
+    auto& c = vcpus_->at(i).counters;
+    exits += c.exits, broken += c.broken, loads += c.fp_loads, saves += c.fp_saves;
+  }
+  auto& v = vm_->counters;
+  s.details = {{"vm exits", exits},
+               {"broken exits", broken},
+               {"fp loads", loads},
+               {"fp saves", saves},
+               {"invalidations", v.invalidations},
+               {"invalidated ranges", v.invalidated_ranges},
+               {"shadow drops", v.shadow_drops},
+               {"page tables allocated", v.tables_allocated}};
+  return s;
+}
+
+}  // namespace rf::kvm

@@ -1,0 +1,33 @@
+// The supervisor part of every guest address space (ring0/layout.h), in private pages of the VM.
+#pragma once
+
+#include <memory>
+
+#include "core/result.h"
+#include "kvm/vm.h"
+#include "ring0/layout.h"
+
+namespace rf::kvm {
+
+class Supervisor {
+ public:
+  static Result<std::unique_ptr<Supervisor>> create(Vm& vm);
+
+  // Maps the pages of one vCPU. Call once for each, before it runs. ENOMEM.
+  Result<void> add_vcpu(u32 index);
+
+  // The entry for ring0::kTopIndex of a top-level table.
+  u64 entry() const { return entry_; }
+  // The sentry's view of a mapped supervisor page; null when there is none at `va`.
+  std::byte* host_page(u64 va) const;
+
+ private:
+  explicit Supervisor(Vm& vm) : vm_(vm) {}
+  Result<std::byte*> add_page(u64 va, bool writable, bool exec);
+
+  Vm& vm_;
+  u64 entry_ = 0;
+  u64* leaf_ = nullptr;  // the one leaf table
+};
+
+}  // namespace rf::kvm

@@ -1,0 +1,106 @@
+// One virtual CPU. It belongs to one worker thread, which alone runs guest code on it.
+//
+// Lock order: Vcpu::fp_lock is a leaf and never held across KVM_RUN.
+#pragma once
+
+#include "kvm/kvm_api.h"
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "core/scheduler.h"
+#include "kvm/address_space.h"
+#include "kvm/supervisor.h"
+#include "kvm/vm.h"
+
+namespace rf::kvm {
+
+using platform::Registers;
+class Context;
+
+// Why ring 3 stopped: an exception's number (0 to 31), or one of these.
+enum : u32 {
+  kTrapSyscall = 256,
+  kTrapInterrupted,  // kicked, or the host wanted the thread for something
+  kTrapLostPage,     // the host cannot give a page that is mapped: a file was truncated. `address` if known
+  kTrapBroken,       // KVM gave up on what the guest did
+};
+struct Trap {
+  u32 vector = kTrapInterrupted;
+  u64 error = 0;         // the CPU's error code
+  u64 address = 0;       // page faults: CR2
+  bool stepped = false;  // #DB: single step
+};
+
+// A bare vCPU and what every way of entering ring 3 needs of it.
+class Vcpu final : public GuestKicker {
+ public:
+  static Setup<std::unique_ptr<Vcpu>> create(Vm& vm, Supervisor& supervisor, u32 index);
+  ~Vcpu();
+
+  // Clears what an earlier kick has left. To be called before Worker::enter_guest(), never after.
+  void arm() { immediate_exit().store(0, std::memory_order_relaxed); }
+  void on_kick_signal() noexcept override { immediate_exit().store(1, std::memory_order_relaxed); }
+
+  // Runs guest code in `as` until it stops; `regs` go in and come out. Registers must be sane (Context sees to it).
+  Trap run(AddressSpace& as, Registers& regs);
+
+  // Runs ring-0 code of the stub page at `rip` until it halts; for probing. False when it did something else.
+  bool run_stub(Phys root, u64 rip, u64 rcx);
+
+  // Vector state: fp_size() bytes. Callers hold fp_lock.
+  void get_xsave(std::byte* out, size_t size);
+  void set_xsave(const std::byte* in, size_t size);
+  SpinLock fp_lock;
+  std::atomic<Context*> fp_owner{nullptr};  // whose state the vCPU holds; changed with fp_lock held
+
+  struct Counters {
+    std::atomic<u64> exits{0}, broken{0}, fp_loads{0}, fp_saves{0};
+  };
+  Counters counters;
+  u32 index() const { return index_; }
+
+ private:
+  enum class Stop { kHalt, kInterrupted, kLostPage, kBroken };
+
+  Vcpu(Vm& vm, Supervisor& supervisor, u32 index) : vm_(vm), supervisor_(supervisor), index_(index) {}
+  std::atomic_ref<u8> immediate_exit() { return std::atomic_ref<u8>(run_->immediate_exit); }
+  // Sets everything but general registers, from any state.
+  Setup<void> configure();
+  Stop enter();
+  void put_registers(Phys root, const Registers& regs);
+  void take_registers(Registers& regs) const;
+  bool take_halt(Registers& regs, Trap& trap);
+  void recover(const char* what);
+
+  Vm& vm_;
+  Supervisor& supervisor_;
+  const u32 index_;
+  hostio::HostFd fd_;
+  kvm_run* run_ = nullptr;
+  size_t run_size_ = 0;
+  kvm_sregs ring3_{};  // system registers as they are in guest code, but for CR3 and the bases
+  std::byte* stack_page_ = nullptr;
+  size_t xsave_buffer_size_ = 4096;
+};
+
+// The vCPUs of a VM by worker index.
+class VcpuSet {
+ public:
+  explicit VcpuSet(Vm& vm) : vm_(vm) {}
+  Setup<void> add(Supervisor& supervisor, u32 count);
+  Vcpu& at(u32 i) { return *vcpus_[i]; }
+  u32 size() const { return static_cast<u32>(vcpus_.size()); }
+
+  // Returns when no vCPU uses translations of `as` from before the call.
+  void flush(AddressSpace& as);
+  // Frees the top-level table of a dead address space, once no vCPU has it in CR3.
+  void retire_root(Phys root);
+
+ private:
+  Vm& vm_;
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;
+};
+
+}  // namespace rf::kvm

@@ -71,7 +71,7 @@ class FdWatch {
 
  private:
   struct Impl;
-  std::unique_ptr<Impl> impl_;
+  std::unique_ptr<Impl, void (*)(Impl*)> impl_;
 };
 
 }  // namespace rf::hostio

@@ -1,0 +1,213 @@
+#include "hostio/ring_reactor.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "core/check.h"
+#include "core/log.h"
+#include "hostio/ring_setup.h"
+
+namespace rf::hostio {
+namespace {
+
+// user_data values that are no Request's address.
+constexpr u64 kIgnored = 0;
+constexpr u64 kWakeMessage = 1;
+
+constexpr unsigned kSubmissionEntries = 256;
+constexpr unsigned kCompletionEntries = 2048;
+
+}  // namespace
+
+Setup<std::unique_ptr<RingReactor>> RingReactor::create() {
+  std::unique_ptr<RingReactor> r(new RingReactor);
+  io_uring_params params{};
+  params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER;
+  params.cq_entries = kCompletionEntries;
+  int e = io_uring_queue_init_params(kSubmissionEntries, &r->ring_, &params);
+  if (e < 0) return setup_error(describe_ring_failure(-e));
+  r->ring_made_ = true;
+  TRY(check_ring_features(r->ring_));
+  r->eventfd_ = HostFd(eventfd(0, EFD_CLOEXEC));
+  if (!r->eventfd_.valid()) return setup_error("cannot create an eventfd: " + errno_text(errno));
+  r->worker_ = Worker::current();
+  r->arm_wake_read();
+  r->submit();
+  return r;
+}
+
+RingReactor::~RingReactor() {
+  if (!ring_made_) return;
+  // Requests write to memory that is about to go. On another thread than the ring's this fails, but then that thread
+  // has ended, and the kernel cancelled what was its own.
+  io_uring_sync_cancel_reg all{};
+  all.flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;
+  all.timeout = {1, 0};
+  io_uring_register_sync_cancel(&ring_, &all);
+  io_uring_queue_exit(&ring_);
+  while (inbox_.pop_front()) {
+  }
+}
+
+// --- Submission -----------------------------------------------------------------------------------
+
+io_uring_sqe* RingReactor::next_sqe() {
+  io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
+  if (sqe) [[likely]]
+    return sqe;
+  // Full: what is queued must go first. It fails only while completions wait in the kernel for room, or for want of
+  // memory.
+  while (!sqe) {
+    submit();
+    sqe = io_uring_get_sqe(&ring_);
+    if (!sqe) reap();
+  }
+  return sqe;
+}
+
+void RingReactor::submit() {
+  if (io_uring_sq_ready(&ring_) == 0) return;
+  stats_.enters++;
+  int r = io_uring_submit(&ring_);
+  // EBUSY, EAGAIN: the entries stay queued, and the next poll() or wait() tries again.
+  if (r < 0 && r != -EBUSY && r != -EAGAIN && r != -EINTR) RF_ERROR("io_uring_enter: {}", errno_name(-r));
+}
+
+// --- Completion -----------------------------------------------------------------------------------
+
+// One at a time, each taken off the queue before it is acted on: a completion may submit, and so come back here.
+bool RingReactor::reap() {
+  bool any = false;
+  for (;;) {
+    unsigned head = *ring_.cq.khead;
+    if (head == io_uring_smp_load_acquire(ring_.cq.ktail)) {
+      // Completions that found the queue full wait in the kernel.
+      if (!io_uring_cq_has_overflow(&ring_)) [[likely]]
+        return any;
+      stats_.enters++;
+      if (io_uring_get_events(&ring_) < 0) return any;
+      if (head == io_uring_smp_load_acquire(ring_.cq.ktail)) return any;
+    }
+    const io_uring_cqe& cqe = ring_.cq.cqes[head & *ring_.cq.kring_mask];
+    u64 data = cqe.user_data;
+    s32 result = cqe.res;
+    u32 flags = cqe.flags;
+    io_uring_cq_advance(&ring_, 1);
+    any = true;
+    if (data == kWakeMessage) {
+      woken();
+    } else if (data != kIgnored) {
+      auto* request = reinterpret_cast<Request*>(data);
+      if (request->counted_ && !(flags & IORING_CQE_F_MORE)) in_flight_--;
+      request->complete(result, flags);
+    }
+  }
+}
+
+bool RingReactor::poll() {
+  drain_inbox();
+  submit();
+  bool any = reap();
+  submit();  // what completions queued
+  return any;
+}
+
+void RingReactor::wait(Nanos deadline) {
+  drain_inbox();
+  if (std::exchange(skip_next_wait_, false) || reap()) {
+    submit();
+    skip_next_wait_ = false;
+    return;
+  }
+  __kernel_timespec timeout{};
+  if (deadline != kNever) {
+    Nanos left = deadline - monotonic_now();
+    if (left <= 0) {
+      submit();
+      return;
+    }
+    timeout = {left / kNanosPerSecond, left % kNanosPerSecond};
+  }
+  io_uring_cqe* cqe;
+  stats_.enters++;
+  int r = io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, deadline == kNever ? nullptr : &timeout, nullptr);
+  if (r < 0 && r != -ETIME && r != -EINTR && r != -EBUSY && r != -EAGAIN)
+    RF_ERROR("waiting in io_uring: {}", errno_name(-r));
+  reap();
+  submit();
+  skip_next_wait_ = false;  // the wake-up it stands for has ended this wait
+}
+
+// --- Wake-ups -------------------------------------------------------------------------------------
+
+void RingReactor::woken() {
+  wake_sent_.store(false, std::memory_order_seq_cst);
+  skip_next_wait_ = true;
+}
+
+void RingReactor::wake() {
+  if (wake_sent_.exchange(true, std::memory_order_seq_cst)) return;
+  Worker* here = worker_ ? Worker::current() : nullptr;
+  if (here && here != worker_)
+    static_cast<RingReactor&>(here->reactor()).send_message_to(*this);
+  else
+    wake_by_eventfd();
+}
+
+void RingReactor::send_message_to(RingReactor& target) {
+  io_uring_sqe* sqe = next_sqe();
+  io_uring_prep_msg_ring(sqe, target.ring_.ring_fd, 0, kWakeMessage, 0);
+  sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+  io_uring_sqe_set_data(sqe, &target.failed_message_);
+  stats_.submissions++;
+  submit();
+}
+
+void RingReactor::wake_by_eventfd() {
+  u64 one = 1;
+  [[maybe_unused]] ssize_t n = ::write(eventfd_.get(), &one, sizeof one);
+}
+
+void RingReactor::arm_wake_read() {
+  io_uring_sqe* sqe = next_sqe();
+  io_uring_prep_read(sqe, eventfd_.get(), &wake_read_.value, sizeof wake_read_.value, 0);
+  io_uring_sqe_set_data(sqe, &wake_read_);
+}
+
+void RingReactor::WakeRead::complete(s32, u32) {
+  ring_.arm_wake_read();
+  ring_.woken();
+}
+
+// --- Cancellation ---------------------------------------------------------------------------------
+
+void RingReactor::queue_cancel(Cancellation& c) {
+  queue(c, [&](io_uring_sqe* sqe) { io_uring_prep_cancel(sqe, &c.target_, 0); });
+}
+
+void RingReactor::cancel(Cancellation& c) {
+  if (Worker::current() == worker_) {
+    queue_cancel(c);
+    submit();
+    return;
+  }
+  {
+    SpinGuard guard(inbox_lock_);
+    inbox_.push_back(c);
+    inbox_size_.fetch_add(1, std::memory_order_seq_cst);
+  }
+  worker_->prod();
+}
+
+void RingReactor::drain_inbox() {
+  if (inbox_size_.load(std::memory_order_seq_cst) == 0) return;
+  List<Cancellation, InboxTag> taken;
+  {
+    SpinGuard guard(inbox_lock_);
+    taken.splice_back(inbox_);
+    inbox_size_.store(0, std::memory_order_relaxed);
+  }
+  while (Cancellation* c = taken.pop_front()) queue_cancel(*c);
+}
+
+}  // namespace rf::hostio

@@ -1,0 +1,93 @@
+#include "hostio/ring_setup.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <memory>
+
+#include "hostio/fd.h"
+#include "hostio/ring_reactor.h"
+
+namespace rf::hostio {
+namespace {
+
+constexpr const char* kDisabledPath = "/proc/sys/kernel/io_uring_disabled";
+
+// The kernel.io_uring_disabled sysctl; '0' when there is none.
+char read_disabled_sysctl() {
+  HostFd fd(open(kDisabledPath, O_RDONLY | O_CLOEXEC));
+  char c = '0';
+  if (fd.valid() && ::read(fd.get(), &c, 1) != 1) c = '0';
+  return c;
+}
+
+struct Needed {
+  int op;
+  const char* name;
+};
+constexpr Needed kNeededOps[] = {
+    {IORING_OP_READ, "READ"},         {IORING_OP_WRITE, "WRITE"},
+    {IORING_OP_READV, "READV"},       {IORING_OP_WRITEV, "WRITEV"},
+    {IORING_OP_OPENAT2, "OPENAT2"},   {IORING_OP_STATX, "STATX"},
+    {IORING_OP_FSYNC, "FSYNC"},       {IORING_OP_FALLOCATE, "FALLOCATE"},
+    {IORING_OP_POLL_ADD, "POLL_ADD"}, {IORING_OP_ASYNC_CANCEL, "ASYNC_CANCEL"},
+    {IORING_OP_MSG_RING, "MSG_RING"},
+};
+
+}  // namespace
+
+std::string describe_ring_failure(int e) {
+  std::string why = "io_uring is not usable: " + errno_text(e);
+  switch (e) {
+    case ENOSYS:
+      return why + "; this kernel is older than 6.0 or built without CONFIG_IO_URING, or a seccomp filter hides it";
+    case EPERM:
+    case EACCES:
+      switch (read_disabled_sysctl()) {
+        case '1':
+          return why +
+                 "; kernel.io_uring_disabled is 1: join the group of kernel.io_uring_group, or run "
+                 "'sysctl kernel.io_uring_disabled=0'";
+        case '2':
+          return why + "; kernel.io_uring_disabled is 2: run 'sysctl kernel.io_uring_disabled=0'";
+        default:
+          return why +
+                 "; a seccomp filter or security module forbids it (container runtimes do by default): allow "
+                 "io_uring_setup, io_uring_enter and io_uring_register";
+      }
+    case EINVAL:
+      return why + "; it lacks a feature that Ringfence uses: Linux 6.0 or later is needed";
+    case ENOMEM:
+      return why + "; raise the locked-memory limit (ulimit -l) or free memory";
+    case EMFILE:
+    case ENFILE:
+      return why + "; raise the limit on open files (ulimit -n)";
+    default:
+      return why;
+  }
+}
+
+Setup<void> check_ring_features(io_uring& ring) {
+  constexpr unsigned kFeatures = IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG | IORING_FEAT_SUBMIT_STABLE |
+                                 IORING_FEAT_RW_CUR_POS | IORING_FEAT_FAST_POLL | IORING_FEAT_CQE_SKIP;
+  if ((ring.features & kFeatures) != kFeatures)
+    return setup_error("io_uring of this kernel lacks features; Linux 6.0 or later is needed");
+  std::unique_ptr<io_uring_probe, void (*)(io_uring_probe*)> probe(io_uring_get_probe_ring(&ring), io_uring_free_probe);
+  if (!probe) return setup_error("io_uring cannot be probed; Linux 6.0 or later is needed");
+  for (auto& op : kNeededOps)
+    if (!io_uring_opcode_supported(probe.get(), op.op))
+      return setup_error(std::string("io_uring of this kernel lacks IORING_OP_") + op.name +
+                         "; Linux 6.0 or later is needed");
+  return {};
+}
+
+Setup<std::unique_ptr<Reactor>> make_ring_reactor(u32) { return TRY(RingReactor::create()); }
+
+RingStats ring_stats(Worker& worker) { return static_cast<RingReactor&>(worker.reactor()).stats(); }
+
+Setup<void> probe_io_uring() {
+  TRY(RingReactor::create());
+  return {};
+}
+
+}  // namespace rf::hostio

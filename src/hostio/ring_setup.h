@@ -1,0 +1,17 @@
+// What this host's io_uring offers, and sentences for when it does not. Internal to hostio.
+#pragma once
+
+#include <liburing.h>
+
+#include <string>
+
+#include "core/result.h"
+
+namespace rf::hostio {
+
+// Why io_uring_setup(2) failed with errno `e`, and what to do.
+std::string describe_ring_failure(int e);
+// Checks that the kernel has the features and operations that the reactor uses.
+Setup<void> check_ring_features(io_uring& ring);
+
+}  // namespace rf::hostio

@@ -70,9 +70,12 @@ SysResult sys_dup3(Task& t, const SyscallArgs& a) {
 // struct flock to an inclusive range; EINVAL, EOVERFLOW.
 Result<fs::RecordLock> to_record_lock(Task& t, fs::File& f, const struct flock& l) {
   s64 base = 0;
-  if (l.l_whence == SEEK_CUR) base = static_cast<s64>(f.position());
-  else if (l.l_whence == SEEK_END) base = static_cast<s64>(TRY(f.inode().getattr(t.fs_context())).size);
-  else if (l.l_whence != SEEK_SET) return err(EINVAL);
+  if (l.l_whence == SEEK_CUR)
+    base = static_cast<s64>(f.position());
+  else if (l.l_whence == SEEK_END)
+    base = static_cast<s64>(TRY(f.inode().getattr(t.fs_context())).size);
+  else if (l.l_whence != SEEK_SET)
+    return err(EINVAL);
   s64 start, end;
   if (__builtin_add_overflow(base, l.l_start, &start)) return err(EOVERFLOW);
   if (l.l_len < 0) {
@@ -120,21 +123,24 @@ SysResult set_status_flags(fs::File& f, int flags) {
 
 SysResult fcntl_owner(Task& t, fs::File& f, int cmd, const SyscallArgs& a) {
   switch (cmd) {
-    case F_GETOWN: return static_cast<u64>(f.owner.type == F_OWNER_PGRP ? -f.owner.pid : f.owner.pid);
+    case F_GETOWN:
+      return static_cast<u64>(f.owner.type == F_OWNER_PGRP ? -f.owner.pid : f.owner.pid);
     case F_SETOWN: {
       const s32 who = a.i(2);
       if (who == INT32_MIN) return err(EINVAL);
       f.owner = {who < 0 ? F_OWNER_PGRP : F_OWNER_PID, who < 0 ? -who : who, f.owner.signal};
       return 0;
     }
-    case F_GETOWN_EX: return a.ptr<f_owner_ex>(2).write(*t.mm, {static_cast<__pid_type>(f.owner.type), f.owner.pid});
+    case F_GETOWN_EX:
+      return a.ptr<f_owner_ex>(2).write(*t.mm, {static_cast<__pid_type>(f.owner.type), f.owner.pid});
     case F_SETOWN_EX: {
       const f_owner_ex o = TRY(a.ptr<f_owner_ex>(2).read(*t.mm));
       if (o.type != F_OWNER_TID && o.type != F_OWNER_PID && o.type != F_OWNER_PGRP) return err(EINVAL);
       f.owner = {o.type, o.pid, f.owner.signal};
       return 0;
     }
-    case F_GETSIG: return static_cast<u64>(f.owner.signal);
+    case F_GETSIG:
+      return static_cast<u64>(f.owner.signal);
     default:
       if (a.u(2) > static_cast<u64>(kSignalMax)) return err(EINVAL);
       f.owner.signal = a.i(2);
@@ -153,27 +159,38 @@ SysResult sys_fcntl(Task& t, const SyscallArgs& a) {
     case F_DUPFD_CLOEXEC:
       if (a.s(2) < 0 || a.u(2) >= descriptor_limit(t)) return err(EINVAL);
       return t.files->install(std::move(f), cmd == F_DUPFD_CLOEXEC, a.i(2), descriptor_limit(t));
-    case F_GETFD: return t.files->close_on_exec(fd) ? FD_CLOEXEC : 0;
-    case F_SETFD: return t.files->set_close_on_exec(fd, (a.i(2) & FD_CLOEXEC) != 0);
-    case F_GETFL: return static_cast<u64>(f->flags());
-    case F_SETFL: return set_status_flags(*f, a.i(2));
+    case F_GETFD:
+      return t.files->close_on_exec(fd) ? FD_CLOEXEC : 0;
+    case F_SETFD:
+      return t.files->set_close_on_exec(fd, (a.i(2) & FD_CLOEXEC) != 0);
+    case F_GETFL:
+      return static_cast<u64>(f->flags());
+    case F_SETFL:
+      return set_status_flags(*f, a.i(2));
     case F_GETLK:
     case F_SETLK:
     case F_SETLKW:
     case F_OFD_GETLK:
     case F_OFD_SETLK:
-    case F_OFD_SETLKW: return fcntl_lock(t, *f, cmd, a.ptr<struct flock>(2));
+    case F_OFD_SETLKW:
+      return fcntl_lock(t, *f, cmd, a.ptr<struct flock>(2));
     case F_GETOWN:
     case F_SETOWN:
     case F_GETOWN_EX:
     case F_SETOWN_EX:
     case F_GETSIG:
-    case F_SETSIG: return fcntl_owner(t, *f, cmd, a);
-    case F_GETPIPE_SZ: return fs::pipe_capacity(*f);
-    case F_SETPIPE_SZ: return fs::set_pipe_capacity(t.fs_context(), *f, a.u32_(2));
-    case F_GET_SEALS: return fs::get_seals(*f);
-    case F_ADD_SEALS: return fs::add_seals(*f, a.u32_(2));
-    default: return err(EINVAL);
+    case F_SETSIG:
+      return fcntl_owner(t, *f, cmd, a);
+    case F_GETPIPE_SZ:
+      return fs::pipe_capacity(*f);
+    case F_SETPIPE_SZ:
+      return fs::set_pipe_capacity(t.fs_context(), *f, a.u32_(2));
+    case F_GET_SEALS:
+      return fs::get_seals(*f);
+    case F_ADD_SEALS:
+      return fs::add_seals(*f, a.u32_(2));
+    default:
+      return err(EINVAL);
   }
 }
 
@@ -182,8 +199,10 @@ SysResult sys_ioctl(Task& t, const SyscallArgs& a) {
   Ref<fs::File> f = TRY(t.file(fd));
   if ((f->flags() & O_PATH) != 0) return err(EBADF);
   switch (const u32 request = a.u32_(1)) {
-    case FIOCLEX: return t.files->set_close_on_exec(fd, true);
-    case FIONCLEX: return t.files->set_close_on_exec(fd, false);
+    case FIOCLEX:
+      return t.files->set_close_on_exec(fd, true);
+    case FIONCLEX:
+      return t.files->set_close_on_exec(fd, false);
     case FIONBIO: {
       const int on = TRY(a.ptr<int>(2).read(*t.mm));
       f->set_flags(on != 0 ? f->flags() | O_NONBLOCK : f->flags() & ~O_NONBLOCK);
@@ -194,7 +213,8 @@ SysResult sys_ioctl(Task& t, const SyscallArgs& a) {
       f->set_flags(on != 0 ? f->flags() | FASYNC : f->flags() & ~FASYNC);
       return 0;
     }
-    default: return f->ioctl(t.fs_context(), request, a.u(2));
+    default:
+      return f->ioctl(t.fs_context(), request, a.u(2));
   }
 }
 
@@ -269,7 +289,11 @@ constexpr SyscallEntry kEntries[] = {
     {__NR_dup, "dup", sys_dup, Support::kFull, "", {Arg::kFd}},
     {__NR_dup2, "dup2", sys_dup2, Support::kFull, "", {Arg::kFd, Arg::kFd}},
     {__NR_dup3, "dup3", sys_dup3, Support::kFull, "", {Arg::kFd, Arg::kFd, Arg::kOpenFlags}},
-    {__NR_fcntl, "fcntl", sys_fcntl, Support::kPartial, "no leases, no F_NOTIFY; SIGIO is not sent",
+    {__NR_fcntl,
+     "fcntl",
+     sys_fcntl,
+     Support::kPartial,
+     "no leases, no F_NOTIFY; SIGIO is not sent",
      {Arg::kFd, Arg::kFcntl, Arg::kHex}},
     {__NR_ioctl, "ioctl", sys_ioctl, Support::kPartial, "as the file offers", {Arg::kFd, Arg::kIoctl, Arg::kAddr}},
     {__NR_flock, "flock", sys_flock, Support::kFull, "", {Arg::kFd, Arg::kInt}},
@@ -277,10 +301,18 @@ constexpr SyscallEntry kEntries[] = {
     {__NR_pipe2, "pipe2", sys_pipe2, Support::kFull, "", {Arg::kFdPair, Arg::kOpenFlags}},
     {__NR_eventfd, "eventfd", sys_eventfd, Support::kFull, "", {Arg::kUint}},
     {__NR_eventfd2, "eventfd2", sys_eventfd2, Support::kFull, "", {Arg::kUint, Arg::kHex}},
-    {__NR_memfd_create, "memfd_create", sys_memfd_create, Support::kPartial, "no MFD_HUGETLB",
+    {__NR_memfd_create,
+     "memfd_create",
+     sys_memfd_create,
+     Support::kPartial,
+     "no MFD_HUGETLB",
      {Arg::kString, Arg::kHex}},
     {__NR_timerfd_create, "timerfd_create", sys_timerfd_create, Support::kFull, "", {Arg::kClock, Arg::kHex}},
-    {__NR_timerfd_settime, "timerfd_settime", sys_timerfd_settime, Support::kFull, "",
+    {__NR_timerfd_settime,
+     "timerfd_settime",
+     sys_timerfd_settime,
+     Support::kFull,
+     "",
      {Arg::kFd, Arg::kHex, Arg::kAddr, Arg::kAddr}},
     {__NR_timerfd_gettime, "timerfd_gettime", sys_timerfd_gettime, Support::kFull, "", {Arg::kFd, Arg::kAddr}},
 };

@@ -54,9 +54,7 @@ SysResult stat_at(Task& t, int dirfd, mm::UserAddr path, mm::UserPtr<struct stat
   return stat_place(t, ctx, TRY(place_at(t, ctx, dirfd, path, flags)), out);
 }
 
-SysResult sys_stat(Task& t, const SyscallArgs& a) {
-  return stat_at(t, AT_FDCWD, a.addr(0), a.ptr<struct stat>(1), 0);
-}
+SysResult sys_stat(Task& t, const SyscallArgs& a) { return stat_at(t, AT_FDCWD, a.addr(0), a.ptr<struct stat>(1), 0); }
 SysResult sys_lstat(Task& t, const SyscallArgs& a) {
   return stat_at(t, AT_FDCWD, a.addr(0), a.ptr<struct stat>(1), AT_SYMLINK_NOFOLLOW);
 }
@@ -145,9 +143,7 @@ SysResult chown_at(Task& t, int dirfd, mm::UserAddr path, u32 uid, u32 gid, int 
   const fs::Context ctx = t.fs_context();
   return vfs(t).chown(ctx, TRY(place_at(t, ctx, dirfd, path, flags)), uid, gid);
 }
-SysResult sys_chown(Task& t, const SyscallArgs& a) {
-  return chown_at(t, AT_FDCWD, a.addr(0), a.u32_(1), a.u32_(2), 0);
-}
+SysResult sys_chown(Task& t, const SyscallArgs& a) { return chown_at(t, AT_FDCWD, a.addr(0), a.u32_(1), a.u32_(2), 0); }
 SysResult sys_lchown(Task& t, const SyscallArgs& a) {
   return chown_at(t, AT_FDCWD, a.addr(0), a.u32_(1), a.u32_(2), AT_SYMLINK_NOFOLLOW);
 }
@@ -295,15 +291,27 @@ constexpr SyscallEntry kEntries[] = {
     {__NR_stat, "stat", sys_stat, Support::kFull, "", {Arg::kPath, Arg::kStat}},
     {__NR_lstat, "lstat", sys_lstat, Support::kFull, "", {Arg::kPath, Arg::kStat}},
     {__NR_fstat, "fstat", sys_fstat, Support::kFull, "", {Arg::kFd, Arg::kStat}},
-    {__NR_newfstatat, "newfstatat", sys_newfstatat, Support::kFull, "",
+    {__NR_newfstatat,
+     "newfstatat",
+     sys_newfstatat,
+     Support::kFull,
+     "",
      {Arg::kDirFd, Arg::kPath, Arg::kStat, Arg::kAtFlags}},
-    {__NR_statx, "statx", sys_statx, Support::kFull, "",
+    {__NR_statx,
+     "statx",
+     sys_statx,
+     Support::kFull,
+     "",
      {Arg::kDirFd, Arg::kPath, Arg::kAtFlags, Arg::kHex, Arg::kAddr}},
     {__NR_statfs, "statfs", sys_statfs, Support::kFull, "", {Arg::kPath, Arg::kAddr}},
     {__NR_fstatfs, "fstatfs", sys_fstatfs, Support::kFull, "", {Arg::kFd, Arg::kAddr}},
     {__NR_access, "access", sys_access, Support::kFull, "", {Arg::kPath, Arg::kOct}},
     {__NR_faccessat, "faccessat", sys_faccessat, Support::kFull, "", {Arg::kDirFd, Arg::kPath, Arg::kOct}},
-    {__NR_faccessat2, "faccessat2", sys_faccessat2, Support::kFull, "",
+    {__NR_faccessat2,
+     "faccessat2",
+     sys_faccessat2,
+     Support::kFull,
+     "",
      {Arg::kDirFd, Arg::kPath, Arg::kOct, Arg::kAtFlags}},
     {__NR_chmod, "chmod", sys_chmod, Support::kFull, "", {Arg::kPath, Arg::kMode}},
     {__NR_fchmod, "fchmod", sys_fchmod, Support::kFull, "", {Arg::kFd, Arg::kMode}},
@@ -312,25 +320,57 @@ constexpr SyscallEntry kEntries[] = {
     {__NR_chown, "chown", sys_chown, Support::kFull, "", {Arg::kPath, Arg::kInt, Arg::kInt}},
     {__NR_lchown, "lchown", sys_lchown, Support::kFull, "", {Arg::kPath, Arg::kInt, Arg::kInt}},
     {__NR_fchown, "fchown", sys_fchown, Support::kFull, "", {Arg::kFd, Arg::kInt, Arg::kInt}},
-    {__NR_fchownat, "fchownat", sys_fchownat, Support::kFull, "",
+    {__NR_fchownat,
+     "fchownat",
+     sys_fchownat,
+     Support::kFull,
+     "",
      {Arg::kDirFd, Arg::kPath, Arg::kInt, Arg::kInt, Arg::kAtFlags}},
-    {__NR_utimensat, "utimensat", sys_utimensat, Support::kFull, "",
+    {__NR_utimensat,
+     "utimensat",
+     sys_utimensat,
+     Support::kFull,
+     "",
      {Arg::kDirFd, Arg::kPath, Arg::kAddr, Arg::kAtFlags}},
     {__NR_utimes, "utimes", sys_utimes, Support::kFull, "", {Arg::kPath, Arg::kAddr}},
     {__NR_futimesat, "futimesat", sys_futimesat, Support::kFull, "", {Arg::kDirFd, Arg::kPath, Arg::kAddr}},
     {__NR_utime, "utime", sys_utime, Support::kFull, "", {Arg::kPath, Arg::kAddr}},
     {__NR_truncate, "truncate", sys_truncate, Support::kFull, "", {Arg::kPath, Arg::kOffset}},
-    {__NR_getxattr, "getxattr", getxattr<By::kPath>, Support::kFull, "",
+    {__NR_getxattr,
+     "getxattr",
+     getxattr<By::kPath>,
+     Support::kFull,
+     "",
      {Arg::kPath, Arg::kString, Arg::kAddr, Arg::kSize}},
-    {__NR_lgetxattr, "lgetxattr", getxattr<By::kLink>, Support::kFull, "",
+    {__NR_lgetxattr,
+     "lgetxattr",
+     getxattr<By::kLink>,
+     Support::kFull,
+     "",
      {Arg::kPath, Arg::kString, Arg::kAddr, Arg::kSize}},
-    {__NR_fgetxattr, "fgetxattr", getxattr<By::kFd>, Support::kFull, "",
+    {__NR_fgetxattr,
+     "fgetxattr",
+     getxattr<By::kFd>,
+     Support::kFull,
+     "",
      {Arg::kFd, Arg::kString, Arg::kAddr, Arg::kSize}},
-    {__NR_setxattr, "setxattr", setxattr<By::kPath>, Support::kFull, "",
+    {__NR_setxattr,
+     "setxattr",
+     setxattr<By::kPath>,
+     Support::kFull,
+     "",
      {Arg::kPath, Arg::kString, Arg::kBufIn, Arg::kSize, Arg::kHex}},
-    {__NR_lsetxattr, "lsetxattr", setxattr<By::kLink>, Support::kFull, "",
+    {__NR_lsetxattr,
+     "lsetxattr",
+     setxattr<By::kLink>,
+     Support::kFull,
+     "",
      {Arg::kPath, Arg::kString, Arg::kBufIn, Arg::kSize, Arg::kHex}},
-    {__NR_fsetxattr, "fsetxattr", setxattr<By::kFd>, Support::kFull, "",
+    {__NR_fsetxattr,
+     "fsetxattr",
+     setxattr<By::kFd>,
+     Support::kFull,
+     "",
      {Arg::kFd, Arg::kString, Arg::kBufIn, Arg::kSize, Arg::kHex}},
     {__NR_removexattr, "removexattr", removexattr<By::kPath>, Support::kFull, "", {Arg::kPath, Arg::kString}},
     {__NR_lremovexattr, "lremovexattr", removexattr<By::kLink>, Support::kFull, "", {Arg::kPath, Arg::kString}},

@@ -51,8 +51,8 @@ SysResult sys_openat2(Task& t, const SyscallArgs& a) {
   // A longer struct is of a newer kernel: what we do not know must be zero.
   for (u64 at = sizeof how; at < size; ++at)
     if (TRY(mm::UserPtr<u8>(a.addr(2) + at).read(*t.mm)) != 0) return err(E2BIG);
-  constexpr u64 kResolve =
-      RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_CACHED;
+  constexpr u64 kResolve = RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH |
+                           RESOLVE_IN_ROOT | RESOLVE_CACHED;
   if ((how.flags & ~static_cast<u64>(kOpenFlags)) != 0 || (how.resolve & ~kResolve) != 0) return err(EINVAL);
   if ((how.resolve & RESOLVE_BENEATH) != 0 && (how.resolve & RESOLVE_IN_ROOT) != 0) return err(EINVAL);
   const bool creates = (how.flags & O_CREAT) != 0 || (how.flags & O_TMPFILE) == O_TMPFILE;
@@ -117,13 +117,11 @@ SysResult link_at(Task& t, int old_fd, mm::UserAddr old_addr, int new_fd, mm::Us
   const fs::Context ctx = t.fs_context();
   const bool empty = (flags & AT_EMPTY_PATH) != 0;
   if (empty && old_path.empty() && !ctx.creds.capable(CAP_DAC_READ_SEARCH)) return err(ENOENT);
-  const fs::Path target = TRY(vfs(t).walk(ctx, old_dir.at(), old_path,
-                                          {.follow = (flags & AT_SYMLINK_FOLLOW) != 0, .empty_path = empty}));
+  const fs::Path target =
+      TRY(vfs(t).walk(ctx, old_dir.at(), old_path, {.follow = (flags & AT_SYMLINK_FOLLOW) != 0, .empty_path = empty}));
   return vfs(t).link(ctx, target, new_dir.at(), new_path);
 }
-SysResult sys_link(Task& t, const SyscallArgs& a) {
-  return link_at(t, AT_FDCWD, a.addr(0), AT_FDCWD, a.addr(1), 0);
-}
+SysResult sys_link(Task& t, const SyscallArgs& a) { return link_at(t, AT_FDCWD, a.addr(0), AT_FDCWD, a.addr(1), 0); }
 SysResult sys_linkat(Task& t, const SyscallArgs& a) {
   return link_at(t, a.fd(0), a.addr(1), a.fd(2), a.addr(3), a.i(4));
 }
@@ -155,9 +153,7 @@ SysResult readlink_at(Task& t, int dirfd, mm::UserAddr addr, mm::UserAddr out, s
   TRY(mm::UserPtr<const char>(out).write_array(*t.mm, std::span(target.data(), n)));
   return n;
 }
-SysResult sys_readlink(Task& t, const SyscallArgs& a) {
-  return readlink_at(t, AT_FDCWD, a.addr(0), a.addr(1), a.i(2));
-}
+SysResult sys_readlink(Task& t, const SyscallArgs& a) { return readlink_at(t, AT_FDCWD, a.addr(0), a.addr(1), a.i(2)); }
 SysResult sys_readlinkat(Task& t, const SyscallArgs& a) {
   return readlink_at(t, a.fd(0), a.addr(1), a.addr(2), a.i(3));
 }
@@ -190,8 +186,10 @@ SysResult getdents(Task& t, const SyscallArgs& a) {
     out.resize(at + reclen);
     const LinuxDirent head{e.ino, e.next_offset, static_cast<u16>(reclen)};
     memcpy(&out[at], &head, 18);
-    if (k64) out[at + 18] = std::byte{e.type};
-    else out[at + reclen - 1] = std::byte{e.type};
+    if (k64)
+      out[at + 18] = std::byte{e.type};
+    else
+      out[at + reclen - 1] = std::byte{e.type};
     memcpy(&out[at + kHeader], e.name.data(), e.name.size());
     return true;
   }));
@@ -247,8 +245,7 @@ SysResult sys_mount(Task& t, const SyscallArgs& a) {
   const std::string target = TRY(mm::read_path(*t.mm, a.addr(1)));
   const fs::Path point = TRY(vfs(t).walk(ctx, nullptr, target, {}));
   const u64 flags = a.u(3);
-  if ((flags & MS_BIND) != 0)
-    return vfs(t).bind(ctx, TRY(vfs(t).walk(ctx, nullptr, source, {})), point, flags);
+  if ((flags & MS_BIND) != 0) return vfs(t).bind(ctx, TRY(vfs(t).walk(ctx, nullptr, source, {})), point, flags);
   if ((flags & (MS_PRIVATE | MS_SHARED | MS_SLAVE | MS_UNBINDABLE)) != 0) return 0;  // one namespace: no propagation
   if ((flags & (MS_REMOUNT | MS_MOVE)) != 0) return err(EINVAL);
   const std::string type = a.addr(2) ? TRY(mm::read_string(*t.mm, a.addr(2), kPageSize)) : "";
@@ -268,7 +265,11 @@ SysResult sys_umount2(Task& t, const SyscallArgs& a) {
 constexpr SyscallEntry kEntries[] = {
     {__NR_open, "open", sys_open, Support::kFull, "", {Arg::kPath, Arg::kOpenFlags, Arg::kMode}},
     {__NR_openat, "openat", sys_openat, Support::kFull, "", {Arg::kDirFd, Arg::kPath, Arg::kOpenFlags, Arg::kMode}},
-    {__NR_openat2, "openat2", sys_openat2, Support::kPartial, "RESOLVE_CACHED always gives EAGAIN",
+    {__NR_openat2,
+     "openat2",
+     sys_openat2,
+     Support::kPartial,
+     "RESOLVE_CACHED always gives EAGAIN",
      {Arg::kDirFd, Arg::kPath, Arg::kAddr, Arg::kSize}},
     {__NR_creat, "creat", sys_creat, Support::kFull, "", {Arg::kPath, Arg::kMode}},
     {__NR_mkdir, "mkdir", sys_mkdir, Support::kFull, "", {Arg::kPath, Arg::kMode}},
@@ -281,14 +282,26 @@ constexpr SyscallEntry kEntries[] = {
     {__NR_symlink, "symlink", sys_symlink, Support::kFull, "", {Arg::kPath, Arg::kPath}},
     {__NR_symlinkat, "symlinkat", sys_symlinkat, Support::kFull, "", {Arg::kPath, Arg::kDirFd, Arg::kPath}},
     {__NR_link, "link", sys_link, Support::kFull, "", {Arg::kPath, Arg::kPath}},
-    {__NR_linkat, "linkat", sys_linkat, Support::kFull, "",
+    {__NR_linkat,
+     "linkat",
+     sys_linkat,
+     Support::kFull,
+     "",
      {Arg::kDirFd, Arg::kPath, Arg::kDirFd, Arg::kPath, Arg::kAtFlags}},
     {__NR_rename, "rename", sys_rename, Support::kFull, "", {Arg::kPath, Arg::kPath}},
     {__NR_renameat, "renameat", sys_renameat, Support::kFull, "", {Arg::kDirFd, Arg::kPath, Arg::kDirFd, Arg::kPath}},
-    {__NR_renameat2, "renameat2", sys_renameat2, Support::kPartial, "no RENAME_WHITEOUT",
+    {__NR_renameat2,
+     "renameat2",
+     sys_renameat2,
+     Support::kPartial,
+     "no RENAME_WHITEOUT",
      {Arg::kDirFd, Arg::kPath, Arg::kDirFd, Arg::kPath, Arg::kHex}},
     {__NR_readlink, "readlink", sys_readlink, Support::kFull, "", {Arg::kPath, Arg::kBufOut, Arg::kSize}},
-    {__NR_readlinkat, "readlinkat", sys_readlinkat, Support::kFull, "",
+    {__NR_readlinkat,
+     "readlinkat",
+     sys_readlinkat,
+     Support::kFull,
+     "",
      {Arg::kDirFd, Arg::kPath, Arg::kBufOut, Arg::kSize}},
     {__NR_getdents, "getdents", getdents<false>, Support::kFull, "", {Arg::kFd, Arg::kAddr, Arg::kSize}},
     {__NR_getdents64, "getdents64", getdents<true>, Support::kFull, "", {Arg::kFd, Arg::kAddr, Arg::kSize}},
@@ -297,9 +310,17 @@ constexpr SyscallEntry kEntries[] = {
     {__NR_chroot, "chroot", sys_chroot, Support::kFull, "", {Arg::kPath}},
     {__NR_getcwd, "getcwd", sys_getcwd, Support::kFull, "", {Arg::kAddr, Arg::kSize}},
     {__NR_umask, "umask", sys_umask, Support::kFull, "", {Arg::kMode}},
-    {__NR_mount, "mount", sys_mount, Support::kPartial, "tmpfs and bind mounts; no remount, no move",
+    {__NR_mount,
+     "mount",
+     sys_mount,
+     Support::kPartial,
+     "tmpfs and bind mounts; no remount, no move",
      {Arg::kPath, Arg::kPath, Arg::kString, Arg::kHex, Arg::kAddr}},
-    {__NR_umount2, "umount2", sys_umount2, Support::kPartial, "flags other than MNT_DETACH have no effect",
+    {__NR_umount2,
+     "umount2",
+     sys_umount2,
+     Support::kPartial,
+     "flags other than MNT_DETACH have no effect",
      {Arg::kPath, Arg::kHex}},
 };
 

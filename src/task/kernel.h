@@ -29,6 +29,7 @@ struct KernelOptions {
 
 // What the first process is to be.
 struct InitialProcess {
+  std::string path;  // of the program; argv[0] may be another name
   std::vector<std::string> argv, envp;
   std::string cwd;
   Ref<fs::Credentials> creds;

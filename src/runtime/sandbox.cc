@@ -1,0 +1,288 @@
+#include "runtime/sandbox.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "core/fault.h"
+#include "core/scheduler.h"
+#include "fs/special_files.h"
+#include "hostio/ring.h"
+#include "mm/vdso.h"
+#include "runtime/file_tree.h"
+#include "task/kernel.h"
+#include "task/strace.h"
+
+namespace rf::runtime {
+namespace {
+
+constexpr const char* kDefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+void complain(const std::string& message) { std::fprintf(stderr, "ringfence: %s\n", message.c_str()); }
+
+u32 usable_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (::sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return static_cast<u32>(std::max(CPU_COUNT(&set), 1));
+}
+
+// Half of the host's memory: enough for most programs, and the host lives when the guest takes it all.
+u64 default_memory() {
+  struct sysinfo info {};
+  ::sysinfo(&info);
+  return std::max<u64>(info.totalram * info.mem_unit / 2, u64{256} << 20);
+}
+
+// One descriptor per open host file, so as many as the host gives.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// What the guest sees of the caller's environment: no more than a program needs to work, since the rest may hold
+// secrets. --env adds to it.
+std::vector<std::string> guest_environment(const RunOptions& options) {
+  std::vector<std::string> env;
+  auto set = [&](std::string_view name, std::string_view value) {
+    std::erase_if(env, [&](const std::string& e) { return e.starts_with(name) && e.substr(name.size(), 1) == "="; });
+    env.push_back(fmt::format("{}={}", name, value));
+  };
+  for (const char* name : {"PATH", "HOME", "USER", "LOGNAME", "TERM", "LANG", "LC_ALL", "LC_CTYPE", "TZ"})
+    if (const char* value = std::getenv(name)) set(name, value);
+  if (std::getenv("PATH") == nullptr) set("PATH", kDefaultPath);
+  for (const std::string& e : options.env) {
+    const size_t eq = e.find('=');
+    if (eq != std::string::npos)
+      set(e.substr(0, eq), e.substr(eq + 1));
+    else if (const char* value = std::getenv(e.c_str()))
+      set(e, value);
+  }
+  return env;
+}
+
+std::string_view find_variable(const std::vector<std::string>& env, std::string_view name) {
+  for (const std::string& e : env)
+    if (e.starts_with(name) && e.size() > name.size() && e[name.size()] == '=')
+      return std::string_view(e).substr(name.size() + 1);
+  return "";
+}
+
+// Signals that a user or a supervisor sends to the launcher and means for the command.
+constexpr int kForwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP, SIGCONT};
+
+class Sandbox {
+ public:
+  explicit Sandbox(const RunOptions& options) : options_(options) {}
+
+  Setup<int> run();
+
+ private:
+  Setup<void> create();
+  Setup<void> boot();  // on a fiber
+  Setup<task::InitialProcess> initial_process();
+  void start(task::InitialProcess process);
+  void forward_signals();
+  void watch_timeout();
+  void finish(int status);
+  void log_summary();
+
+  const RunOptions& options_;
+  std::unique_ptr<platform::GuestMemory> memory_;
+  std::unique_ptr<platform::Platform> platform_;
+  std::unique_ptr<mm::Frames> frames_;
+  std::unique_ptr<mm::VdsoClock> clock_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<task::StraceSink> strace_;
+  std::unique_ptr<task::Kernel> kernel_;
+  hostio::HostFd signals_;
+  Setup<int> outcome_ = kExitFailure;
+  bool timed_out_ = false;
+};
+
+Setup<void> Sandbox::create() {
+  raise_descriptor_limit();
+  // A dead reader of our stdout is the guest's business, by its own SIGPIPE.
+  ::signal(SIGPIPE, SIG_IGN);
+  sigset_t set;
+  sigemptyset(&set);
+  for (int sig : kForwarded) sigaddset(&set, sig);
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  signals_ = hostio::HostFd(::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC));
+  if (!signals_.valid()) return setup_error("cannot make a signalfd: " + errno_text(errno));
+
+  const u32 vcpus = options_.vcpus ? options_.vcpus : usable_cpus();
+  const u64 limit = options_.memory ? options_.memory : default_memory();
+  memory_ = TRY(platform::GuestMemory::create());
+  platform_ = TRY(platform::create({.kind = options_.platform, .vcpus = vcpus}, *memory_));
+  frames_ = mm::Frames::create(*memory_, limit);
+  Result<std::unique_ptr<mm::VdsoClock>> clock = mm::VdsoClock::create(*frames_);
+  if (!clock) return setup_error("cannot set up the guest's clock: " + errno_text(errno_value(clock.error())));
+  clock_ = *std::move(clock);
+  scheduler_ = TRY(Scheduler::create({.workers = vcpus, .make_reactor = hostio::make_ring_reactor}));
+  if (options_.strace)
+    strace_ = TRY(task::StraceSink::create({.file = options_.strace_file, .durations = options_.strace_durations}));
+  kernel_ = std::make_unique<task::Kernel>(
+      task::KernelOptions{.hostname = options_.hostname, .cpus = vcpus, .memory_limit = limit}, *scheduler_, *platform_,
+      *frames_, *clock_);
+  kernel_->strace = strace_.get();
+  return {};
+}
+
+Setup<task::InitialProcess> Sandbox::initial_process() {
+  task::InitialProcess p;
+  p.argv = options_.command;
+  p.envp = guest_environment(options_);
+  auto creds = make_ref<fs::Credentials>();
+  const auto [uid, gid] = options_.user ? *options_.user : std::pair<u32, u32>(::geteuid(), ::getegid());
+  creds->uid = creds->euid = creds->suid = creds->fsuid = uid;
+  creds->gid = creds->egid = creds->sgid = creds->fsgid = gid;
+  if (uid != 0) creds->permitted = creds->effective = 0;
+  p.creds = creds;
+  for (int fd = 0; fd < 3; ++fd) {
+    const int flags = ::fcntl(fd, F_GETFL);
+    if (flags < 0) continue;  // closed: closed in the sandbox too
+    p.stdio[static_cast<size_t>(fd)] = TRY(fs::make_host_stream(fd, flags));
+  }
+  p.cwd = options_.cwd;
+  if (p.cwd.empty()) {
+    p.cwd = "/";
+    char* here = ::getcwd(nullptr, 0);
+    fs::Context ctx{.creds = *creds, .root = kernel_->vfs->root(), .cwd = kernel_->vfs->root()};
+    if (options_.root == "/" && here != nullptr)
+      if (Result<fs::Path> place = kernel_->vfs->walk(ctx, nullptr, here, {});
+          place && place->dentry->inode()->is_dir())
+        p.cwd = here;
+    std::free(here);
+  }
+  return p;
+}
+
+// Tries the places where execvp(3) would look.
+void Sandbox::start(task::InitialProcess process) {
+  const std::string& command = process.argv[0];
+  std::vector<std::string> candidates;
+  if (command.find('/') != std::string::npos) {
+    candidates.push_back(command);
+  } else {
+    std::string_view path = find_variable(process.envp, "PATH");
+    while (!command.empty() && !path.empty()) {
+      const size_t colon = path.find(':');
+      const std::string_view dir = path.substr(0, colon);
+      candidates.push_back(dir.empty() ? command : fmt::format("{}/{}", dir, command));
+      path = colon == std::string_view::npos ? "" : path.substr(colon + 1);
+    }
+  }
+  task::StartError failure{Errno{ENOENT}, command};
+  for (std::string& candidate : candidates) {
+    process.path = std::move(candidate);
+    auto started = kernel_->start(process, [this](int status) { finish(status); });
+    if (started) return;
+    const bool missing = started.error().error == Errno{ENOENT} || started.error().error == Errno{ENOTDIR};
+    if (missing && failure.error != Errno{ENOENT}) continue;
+    failure = started.error();
+    if (!missing && failure.error != Errno{EACCES}) break;
+  }
+  const bool missing = failure.error == Errno{ENOENT} || failure.error == Errno{ENOTDIR};
+  if (missing && candidates.size() != 1)
+    complain(fmt::format("{}: command not found in the sandbox's PATH", command));
+  else
+    complain(fmt::format("cannot run {}: {}", failure.path.empty() ? command : failure.path,
+                         errno_text(errno_value(failure.error))));
+  outcome_ = missing ? kExitNotFound : kExitCannotRun;
+  scheduler_->stop();
+}
+
+Setup<void> Sandbox::boot() {
+  kernel_->vfs = TRY(make_file_tree(options_, *kernel_));
+  task::InitialProcess process = TRY(initial_process());
+  auto spawn = [&](const char* name, std::function<void()> body) -> Setup<void> {
+    if (!scheduler_->spawn(name, std::move(body))) return setup_error("out of memory while starting");
+    return {};
+  };
+  TRY(spawn("signals", [this] { forward_signals(); }));
+  if (options_.timeout != kNever) TRY(spawn("timeout", [this] { watch_timeout(); }));
+  start(std::move(process));
+  return {};
+}
+
+void Sandbox::forward_signals() {
+  for (;;) {
+    if (!hostio::poll(signals_.get(), POLLIN, Interruptible::kNo)) return;
+    signalfd_siginfo info{};
+    while (::read(signals_.get(), &info, sizeof info) == sizeof info)
+      kernel_->signal_init(static_cast<int>(info.ssi_signo));
+  }
+}
+
+void Sandbox::watch_timeout() {
+  sleep_until(monotonic_now() + options_.timeout, Interruptible::kNo);
+  timed_out_ = true;
+  kernel_->kill_all();
+}
+
+// The first process is gone, with this wait status.
+void Sandbox::finish(int status) {
+  if (timed_out_) {
+    complain(fmt::format("timed out after {:g} s", static_cast<double>(options_.timeout) / 1e9));
+    outcome_ = kExitTimeout;
+  } else {
+    outcome_ = WIFSIGNALED(status) ? kExitSignalBase + WTERMSIG(status) : WEXITSTATUS(status);
+  }
+  scheduler_->stop();
+}
+
+void Sandbox::log_summary() {
+  if (!log::enabled(log::Level::kDebug)) return;
+  for (const auto& [name, count] : kernel_->unimplemented_calls())
+    RF_DEBUG("not implemented: {} was called {} times", name, count);
+  const platform::PlatformStats stats = platform_->stats();
+  RF_DEBUG("{} system calls, {} page faults, {} exceptions, {} interrupts", stats.syscalls, stats.page_faults,
+           stats.exceptions, stats.interrupts);
+  for (const auto& [name, count] : stats.details) RF_DEBUG("{}: {}", name, count);
+}
+
+Setup<int> Sandbox::run() {
+  TRY(create());
+  Result<Ref<Fiber>> fiber = scheduler_->spawn("boot", [this] {
+    if (Setup<void> r = boot(); !r) {
+      outcome_ = setup_error(r.error().message);
+      scheduler_->stop();
+    }
+  });
+  if (!fiber) return setup_error("cannot make the first fiber: " + errno_text(errno_value(fiber.error())));
+  TRY(scheduler_->run());
+  log_summary();
+  return outcome_;
+}
+
+}  // namespace
+
+int run_sandbox(const RunOptions& options) {
+  if (Setup<void> r = log::init(options.log_level, options.log_file); !r) {
+    complain(r.error().message);
+    return kExitFailure;
+  }
+  // Never destroyed: fibers of a stopped scheduler may still refer to it, and the process is about to end.
+  auto* sandbox = new Sandbox(options);
+  Setup<int> status = sandbox->run();
+  if (!status) {
+    complain(status.error().message);
+    return kExitFailure;
+  }
+  return *status;
+}
+
+}  // namespace rf::runtime

@@ -1,12 +1,18 @@
-# rf_room(NAME DEP... [OPTIONAL DEP...]): src/NAME as one library, its *_test.cc files as the unit-test program NAME_test.
+# rf_room(NAME DEP... [OPTIONAL DEP...] [DIR FOLDER]): src/NAME (or src/FOLDER) as one library, its *_test.cc files as the unit-test program NAME_test.
 # DEPs are rooms or libraries. An OPTIONAL room is linked only if it has sources. A room that has none yet is an
 # interface library, so that what uses it still reaches the rooms below. Links are made by rf_link_rooms(), once all
 # rooms are known.
 function(rf_room name)
-  cmake_parse_arguments(ROOM "" "" "OPTIONAL" ${ARGN})
-  set(dir ${CMAKE_SOURCE_DIR}/src/${name})
+  cmake_parse_arguments(ROOM "" "DIR" "OPTIONAL" ${ARGN})
+  if(NOT ROOM_DIR)
+    set(ROOM_DIR ${name})
+  endif()
+  set(dir ${CMAKE_SOURCE_DIR}/src/${ROOM_DIR})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${dir}/*.cc ${dir}/*.S)
   list(REMOVE_ITEM sources ${dir}/main.cc)
+  if(NOT name STREQUAL proc)
+    list(FILTER sources EXCLUDE REGEX "/fs/proc/")  # a room of its own, above task
+  endif()
   set(tests ${sources})
   list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")

@@ -12,13 +12,19 @@ namespace rf::fs {
 
 // The file system of pipes, sockets and anonymous inodes ("pipe:[n]", "anon_inode:[eventpoll]").
 class AnonFs;
-Path make_anon_path(std::string name, u16 mode = S_IFREG | 0600);
+// A place of its own for each call. A name that ends in ':' gets the inode's number: "pipe:" becomes "pipe:[12]".
+// `mode` of anonymous inodes has no type, as on Linux: that tells them from files that are always ready.
+inline constexpr u16 kAnonMode = 0600;
+Path make_anon_path(std::string name, u16 mode = kAnonMode);
 
 // pipe2(2): read end, write end. flags: O_NONBLOCK, O_DIRECT (packet mode).
 Result<std::pair<Ref<File>, Ref<File>>> make_pipe(int flags);
 // Opens a FIFO inode, waiting for the other end as fifo(7) says. Suspends.
 Result<Ref<File>> open_fifo(const Context& ctx, const Path& path, int flags);
 bool is_pipe(File& f);
+// F_GETPIPE_SZ and F_SETPIPE_SZ, in bytes; both give the capacity. EBADF if not a pipe, EBUSY, EPERM, EINVAL.
+Result<u64> pipe_capacity(File& f);
+Result<u64> set_pipe_capacity(const Context& ctx, File& f, u64 bytes);
 // splice(2)/tee(2)/vmsplice(2) between pipes and files move whole pages where they can; semantic checks are theirs.
 Result<size_t> splice(const Context& ctx, File& in, s64* in_offset, File& out, s64* out_offset, u64 len, u32 flags);
 Result<size_t> tee(const Context& ctx, File& in, File& out, u64 len, u32 flags);

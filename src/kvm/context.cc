@@ -2,6 +2,8 @@
 
 #include <immintrin.h>
 #include <signal.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <mutex>
@@ -39,6 +41,18 @@ u32 mxcsr_mask() {
 }
 
 bool canonical(u64 va) { return static_cast<u64>(static_cast<s64>(va << 16) >> 16) == va; }
+
+constexpr u32 kInvalidOpcode = 6;
+
+// An interpreting KVM makes #UD of INT n, where the CPU makes #GP. Reads through the host, since the page may go away
+// at any moment.
+bool at_int_instruction(AddressSpace& as, u64 rip) {
+  auto mapping = as.lookup(rip);
+  if (!mapping.present() || mapping.phys >= GuestMemory::kWindowEnd) return false;
+  u8 opcode = 0;
+  iovec local{&opcode, 1}, remote{as.vm().memory().host_ptr(mapping.phys), 1};
+  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1 && opcode == 0xcd;
+}
 
 Exit plain_exception(int signo, int code, u64 address, u8 vector) {
   Exit e;
@@ -109,6 +123,11 @@ Exit Context::to_exit(const Trap& trap, AddressSpace& as, const Registers& regs)
       return plain_exception(SIGILL, ILL_ILLOPC, regs.rip, 6);
     case 14:
       count(counters.page_faults);
+      return exception_exit(trap, regs, nullptr);
+    case kInvalidOpcode:
+      count(counters.exceptions);
+      if (platform_.vm().kind().interpreted_ring0 && at_int_instruction(as, regs.rip))
+        return plain_exception(SIGSEGV, SI_KERNEL, 0, 13);
       return exception_exit(trap, regs, nullptr);
     default:
       count(counters.exceptions);

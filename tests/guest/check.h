@@ -66,11 +66,11 @@ __attribute__((noreturn, format(printf, 3, 4))) static inline void test_fail_(co
 }
 
 // Leaves the test as one that cannot run here, and says why.
-#define SKIP(why)                                   \
-  do {                                              \
-    printf("skip %s: %s\n", test_name_, (why));     \
-    fflush(stdout);                                 \
-    _exit(TEST_SKIPPED);                            \
+#define SKIP(why)                               \
+  do {                                          \
+    printf("skip %s: %s\n", test_name_, (why)); \
+    fflush(stdout);                             \
+    _exit(TEST_SKIPPED);                        \
   } while (0)
 
 #define CHECK(cond)                                                                                  \
@@ -79,44 +79,44 @@ __attribute__((noreturn, format(printf, 3, 4))) static inline void test_fail_(co
     if (!(cond)) test_fail_(__FILE__, __LINE__, "%s (errno %d, %s)", #cond, errno, strerror(errno)); \
   } while (0)
 
-#define CHECK_EQ(a, b)                                                                                     \
-  do {                                                                                                     \
-    errno = 0;                                                                                             \
-    long long check_a_ = (long long)(a);                                                                   \
-    int check_errno_ = errno;                                                                              \
-    long long check_b_ = (long long)(b);                                                                   \
-    if (check_a_ != check_b_)                                                                              \
-      test_fail_(__FILE__, __LINE__, "%s == %s: %lld (0x%llx) against %lld (0x%llx), errno %d, %s", #a, #b, \
-                 check_a_, check_a_, check_b_, check_b_, check_errno_, strerror(check_errno_));            \
+#define CHECK_EQ(a, b)                                                                                                \
+  do {                                                                                                                \
+    errno = 0;                                                                                                        \
+    long long check_a_ = (long long)(a);                                                                              \
+    int check_errno_ = errno;                                                                                         \
+    long long check_b_ = (long long)(b);                                                                              \
+    if (check_a_ != check_b_)                                                                                         \
+      test_fail_(__FILE__, __LINE__, "%s == %s: %lld (0x%llx) against %lld (0x%llx), errno %d, %s", #a, #b, check_a_, \
+                 check_a_, check_b_, check_b_, check_errno_, strerror(check_errno_));                                 \
   } while (0)
 
-#define CHECK_STR(a, b)                                                                                        \
-  do {                                                                                                         \
-    const char *check_a_ = (a), *check_b_ = (b);                                                               \
-    if (!check_a_ || strcmp(check_a_, check_b_) != 0)                                                          \
+#define CHECK_STR(a, b)                                                                                          \
+  do {                                                                                                           \
+    const char *check_a_ = (a), *check_b_ = (b);                                                                 \
+    if (!check_a_ || strcmp(check_a_, check_b_) != 0)                                                            \
       test_fail_(__FILE__, __LINE__, "%s: \"%s\" against \"%s\"", #a, check_a_ ? check_a_ : "(null)", check_b_); \
   } while (0)
 
 // The expression must give -1 (or MAP_FAILED) with this errno.
-#define CHECK_ERRNO(expr, expected)                                                                          \
-  do {                                                                                                       \
-    errno = 0;                                                                                               \
-    long long check_r_ = (long long)(expr);                                                                  \
-    int check_errno_ = errno;                                                                                \
-    if (check_r_ != -1) test_fail_(__FILE__, __LINE__, "%s gave %lld, not %s", #expr, check_r_, #expected);  \
-    if (check_errno_ != (expected))                                                                          \
+#define CHECK_ERRNO(expr, expected)                                                                            \
+  do {                                                                                                         \
+    errno = 0;                                                                                                 \
+    long long check_r_ = (long long)(expr);                                                                    \
+    int check_errno_ = errno;                                                                                  \
+    if (check_r_ != -1) test_fail_(__FILE__, __LINE__, "%s gave %lld, not %s", #expr, check_r_, #expected);    \
+    if (check_errno_ != (expected))                                                                            \
       test_fail_(__FILE__, __LINE__, "%s: errno %d (%s), not %s", #expr, check_errno_, strerror(check_errno_), \
-                 #expected);                                                                                 \
+                 #expected);                                                                                   \
   } while (0)
 
 // Must give a value that is not -1; gives that value.
-#define CHECK_OK(expr)                                                                                 \
-  __extension__({                                                                                      \
-    errno = 0;                                                                                         \
-    __typeof__(expr) check_v_ = (expr);                                                                \
-    if ((long long)check_v_ == -1)                                                                     \
-      test_fail_(__FILE__, __LINE__, "%s failed: errno %d, %s", #expr, errno, strerror(errno));        \
-    check_v_;                                                                                          \
+#define CHECK_OK(expr)                                                                          \
+  __extension__({                                                                               \
+    errno = 0;                                                                                  \
+    __typeof__(expr) check_v_ = (expr);                                                         \
+    if ((long long)check_v_ == -1)                                                              \
+      test_fail_(__FILE__, __LINE__, "%s failed: errno %d, %s", #expr, errno, strerror(errno)); \
+    check_v_;                                                                                   \
   })
 
 // A fresh directory for the test, its working directory; removed afterwards by the main process.
@@ -129,26 +129,26 @@ __attribute__((unused)) static const char* test_make_directory_(void) {
 }
 
 // Waits for a forked child and checks that it passed its own CHECKs and exited 0.
-#define CHECK_CHILD_OK(pid)                                                                                  \
-  do {                                                                                                       \
-    int child_status_ = 0;                                                                                   \
-    pid_t child_pid_ = (pid);                                                                                \
-    pid_t waited_ = waitpid(child_pid_, &child_status_, 0);                                                  \
-    if (waited_ != child_pid_) test_fail_(__FILE__, __LINE__, "waitpid: %s", strerror(errno));               \
+#define CHECK_CHILD_OK(pid)                                                                                     \
+  do {                                                                                                          \
+    int child_status_ = 0;                                                                                      \
+    pid_t child_pid_ = (pid);                                                                                   \
+    pid_t waited_ = waitpid(child_pid_, &child_status_, 0);                                                     \
+    if (waited_ != child_pid_) test_fail_(__FILE__, __LINE__, "waitpid: %s", strerror(errno));                  \
     if (child_status_ != 0) test_fail_(__FILE__, __LINE__, "child: wait status 0x%x", (unsigned)child_status_); \
   } while (0)
 
 // Runs the statement block in a child and checks that it went well: IN_CHILD({ CHECK(...); });
-#define IN_CHILD(...)                     \
-  do {                                    \
-    fflush(stdout);                       \
-    pid_t in_child_ = CHECK_OK(fork());   \
-    if (in_child_ == 0) {                 \
-      __VA_ARGS__;                        \
-      fflush(stdout);                     \
-      _exit(0);                           \
-    }                                     \
-    CHECK_CHILD_OK(in_child_);            \
+#define IN_CHILD(...)                   \
+  do {                                  \
+    fflush(stdout);                     \
+    pid_t in_child_ = CHECK_OK(fork()); \
+    if (in_child_ == 0) {               \
+      __VA_ARGS__;                      \
+      fflush(stdout);                   \
+      _exit(0);                         \
+    }                                   \
+    CHECK_CHILD_OK(in_child_);          \
   } while (0)
 
 __attribute__((unused)) static void sleep_ms(long ms) {

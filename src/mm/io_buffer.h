@@ -57,6 +57,9 @@ class IoBuffer {
 
  private:
   IoBuffer() = default;
+  const iovec& range(size_t i) const;
+  template <class F>
+  Result<size_t> transfer(u64 len, F&& f);
   MemoryManager* mm_ = nullptr;
   // Guest ranges, or host ones when mm_ is null. first_ is the common case, without an allocation.
   iovec first_{};

@@ -25,8 +25,13 @@ class Mappable {
   // Writes shared-mapped changes back, msync(2). May suspend.
   virtual Result<void> sync(u64 /*offset*/, u64 /*len*/) { return {}; }
 
+  // Frees the pages of a range, which then reads as zeros: madvise(MADV_REMOVE). EOPNOTSUPP. May suspend.
+  virtual Result<void> punch_hole(u64 /*offset*/, u64 /*len*/) { return err(EOPNOTSUPP); }
+
   // Drops every guest mapping of [offset, offset+len) (len ~0: to the end): called by truncation and hole
-  // punching after the size changed. Includes private copies when `even_private` (truncation). May suspend.
+  // punching after the pages left the object, so that a fault cannot find them again. Includes private copies
+  // when `even_private` (truncation). Takes the address spaces' locks, under which pin() is called: a lock held here
+  // must not be taken in pin(). May suspend.
   void unmap_mappings(u64 offset, u64 len, bool even_private);
 
   // mm's bookkeeping: called as VMAs of this object come and go.
@@ -76,6 +81,10 @@ class PageStore final : public Mappable {
   Result<size_t> write(u64 offset, std::span<const std::byte> in);
 
   Result<PhysRun> pin(u64 offset, u64 len, bool write) override;
+  Result<void> punch_hole(u64 offset, u64 len) override {
+    punch(offset, len);
+    return {};
+  }
 
  private:
   struct Impl;

@@ -142,7 +142,7 @@ class MemoryManager final : public RefCounted {
   Result<FutexKey> futex_key(UserAddr addr, bool shared);
 
   // Pages of [addr, addr+len) for host I/O straight into guest memory: appends runs whose references the caller
-  // drops with Frames::unref (the first run contains page_down(addr)). Returns the bytes of the range covered: stops
+  // drops with Frames::unpin (the first run contains page_down(addr)). Returns the bytes of the range covered: stops
   // early at the first page that cannot be reached; EFAULT if that is the first. Suspends on faults.
   Result<u64> pin_pages(UserAddr addr, u64 len, Access access, std::vector<PhysRun>& runs);
 

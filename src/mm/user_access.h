@@ -24,16 +24,12 @@ class UserPtr {
   }
 
   // EFAULT unless all of it can be read or written. Suspend on faults.
-  Result<std::remove_const_t<T>> read(MemoryManager& mm) const
-    requires std::is_trivially_copyable_v<T>
-  {
+  Result<std::remove_const_t<T>> read(MemoryManager& mm) const requires std::is_trivially_copyable_v<T> {
     std::remove_const_t<T> v;
     if (mm.copy_in(&v, addr_, sizeof v) != sizeof v) return err(EFAULT);
     return v;
   }
-  Result<void> write(MemoryManager& mm, const T& v) const
-    requires std::is_trivially_copyable_v<T>
-  {
+  Result<void> write(MemoryManager& mm, const T& v) const requires std::is_trivially_copyable_v<T> {
     if (mm.copy_out(addr_, &v, sizeof v) != sizeof v) return err(EFAULT);
     return {};
   }

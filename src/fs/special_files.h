@@ -64,9 +64,12 @@ Result<void> epoll_ctl(File& epoll, int op, int fd, Ref<File> target, EpollEvent
 // Up to out.size() events; 0 at the deadline; EINTR. Suspends.
 Result<size_t> epoll_wait(File& epoll, std::span<EpollEvent> out, Nanos deadline);
 
-// A host descriptor that the sandbox was started with (stdin, stdout, stderr), owned by the caller's process.
-// Terminals pass a fixed set of terminal ioctls on and are the session's controlling terminal.
-Setup<Ref<File>> make_host_stream(int host_fd, int flags);
+// A host descriptor that the sandbox was started with (stdin, stdout, stderr). The file works on a copy, so the caller
+// should close or redirect its own: else a host reader of a pipe sees no end of file when the guest closes it. Access mode,
+// O_APPEND and O_NONBLOCK are the descriptor's, `flags` are added. Terminals pass a fixed set of terminal ioctls on;
+// see host_terminal() in fs/tty.h. Regular files can be mapped when `frames` is given. From any thread; ignores SIGPIPE
+// in the process.
+Setup<Ref<File>> make_host_stream(int host_fd, int flags, mm::Frames* frames = nullptr);
 
 // poll(2) and select(2) are made of these: fills revents and returns how many are not 0; waits until `deadline`.
 struct PollEntry {

@@ -20,9 +20,9 @@
 namespace rf::fs {
 namespace {
 
-constexpr u64 kChunk = 256 << 10;        // pinned at once
-constexpr u64 kDirectWrite = 64 << 10;   // to regular files, on this thread: the page cache takes it
-constexpr int kLowestFd = 64;            // ours are kept away from 0, 1 and 2, which the runtime redirects
+constexpr u64 kChunk = 256 << 10;       // pinned at once
+constexpr u64 kDirectWrite = 64 << 10;  // to regular files, on this thread: the page cache takes it
+constexpr int kLowestFd = 64;           // ours are kept away from 0, 1 and 2, which the runtime redirects
 
 u64 total(std::span<const iovec> iov) {
   u64 n = 0;
@@ -58,8 +58,10 @@ bool HostEnd::allows(int flags) const { return access_ == O_RDWR || (flags & O_A
 
 Result<size_t> HostEnd::try_read(std::span<const iovec> iov) {
   switch (kind_) {
-    case Kind::kRegular: return read_at(iov, -1);
-    case Kind::kOwn: return restartable(hostio::preadv2_now(fd(), iov, -1, 0));
+    case Kind::kRegular:
+      return read_at(iov, -1);
+    case Kind::kOwn:
+      return restartable(hostio::preadv2_now(fd(), iov, -1, 0));
     case Kind::kSocket: {
       msghdr message{};
       message.msg_iov = const_cast<iovec*>(iov.data());
@@ -79,8 +81,10 @@ Result<size_t> HostEnd::try_read(std::span<const iovec> iov) {
 
 Result<size_t> HostEnd::try_write(std::span<const iovec> iov) {
   switch (kind_) {
-    case Kind::kRegular: return write_at(iov, -1);
-    case Kind::kOwn: return restartable(hostio::pwritev2_now(fd(), iov, -1, 0));
+    case Kind::kRegular:
+      return write_at(iov, -1);
+    case Kind::kOwn:
+      return restartable(hostio::pwritev2_now(fd(), iov, -1, 0));
     case Kind::kSocket: {
       msghdr message{};
       message.msg_iov = const_cast<iovec*>(iov.data());

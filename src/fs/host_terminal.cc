@@ -1,13 +1,11 @@
 // The host's terminal: which ioctls reach it, and putting its settings back.
 
+#include <asm/termbits.h>  // the kernel's struct termios, not libc's
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
-#include <termios.h>
 
-#include <array>
 #include <atomic>
-#include <cstring>
 
 #include "fs/host_stream_internal.h"
 #include "mm/user_access.h"
@@ -15,19 +13,11 @@
 namespace rf::fs {
 namespace {
 
-// struct termios and struct termios2 of the kernel, as opaque bytes: libc's differ.
-constexpr size_t kTermiosSize = 36;
-constexpr size_t kTermios2Size = 44;
 constexpr Nanos kDrainPoll = 1'000'000;
-// asm-generic/termbits.h and ioctls.h cannot be included beside libc's <termios.h>.
-constexpr u32 kTCGETS2 = _IOR('T', 0x2A, u8[kTermios2Size]);
-constexpr u32 kTCSETS2 = _IOW('T', 0x2B, u8[kTermios2Size]);
-constexpr u32 kTCSETSW2 = _IOW('T', 0x2C, u8[kTermios2Size]);
-constexpr u32 kTCSETSF2 = _IOW('T', 0x2D, u8[kTermios2Size]);
 
 struct Saved {
   int fd = -1;
-  u8 settings[kTermiosSize] = {};
+  struct termios settings {};
   std::atomic<bool> changed{false};
 };
 Saved g_saved;
@@ -45,35 +35,34 @@ Result<void> drain(int fd) {
   }
 }
 
-template <size_t size>
-Result<u64> get_bytes(const Context& ctx, int fd, u32 request, u64 arg) {
-  std::array<u8, size> data{};
-  TRY(hostio::ioctl_now(fd, request, data.data()));
-  TRY((mm::UserPtr<std::array<u8, size>>(arg).write(*ctx.mm, data)));
+template <class T>
+Result<u64> get(const Context& ctx, int fd, u32 request, u64 arg) {
+  T data{};
+  TRY(hostio::ioctl_now(fd, request, &data));
+  TRY(mm::UserPtr<T>(arg).write(*ctx.mm, data));
   return 0;
 }
 
 }  // namespace
 
 Result<u64> HostTerminal::set_attributes(const Context& ctx, int fd, u32 request, u64 arg) {
-  const bool second = request == kTCSETS2 || request == kTCSETSW2 || request == kTCSETSF2;
-  const bool wait = request != TCSETS && request != kTCSETS2;
-  const bool flush = request == TCSETSF || request == kTCSETSF2;
-  std::array<u8, kTermios2Size> data{};
-  const size_t size = second ? kTermios2Size : kTermiosSize;
-  if (ctx.mm->copy_in(data.data(), arg, size) != size) return err(EFAULT);
+  const bool second = request == TCSETS2 || request == TCSETSW2 || request == TCSETSF2;
+  const bool wait = request != TCSETS && request != TCSETS2;
+  const bool flush = request == TCSETSF || request == TCSETSF2;
+  struct termios2 data {};
+  const size_t size = second ? sizeof data : sizeof(struct termios);
+  if (ctx.mm->copy_in(&data, arg, size) != size) return err(EFAULT);
   TRY(check_background(ctx, SIGTTOU));
   if (wait) TRY(drain(fd));
   if (flush) TRY(hostio::host_call(SYS_ioctl, fd, TCFLSH, TCIFLUSH));
   g_saved.changed.store(true, std::memory_order_relaxed);
-  return restartable(hostio::ioctl_now(fd, second ? kTCSETS2 : TCSETS, data.data()));
+  return restartable(hostio::ioctl_now(fd, second ? TCSETS2 : TCSETS, &data));
 }
 
 Result<void> HostTerminal::check_write(const Context& ctx, int fd) {
   if (!in_background(ctx)) return {};
-  std::array<u32, kTermiosSize / sizeof(u32)> settings{};
-  constexpr size_t kLocalFlags = 3;  // c_lflag of the kernel's struct termios
-  if (!hostio::ioctl_now(fd, TCGETS, settings.data()) || (settings[kLocalFlags] & TOSTOP) == 0) return {};
+  struct termios settings {};
+  if (!hostio::ioctl_now(fd, TCGETS, &settings) || (settings.c_lflag & TOSTOP) == 0) return {};
   return check_background(ctx, SIGTTOU);
 }
 
@@ -81,18 +70,23 @@ Result<u64> HostTerminal::ioctl(const Context& ctx, int fd, u32 request, u64 arg
   if (auto done = TRY(job_control_ioctl(ctx, request, arg))) return *done;
   if (ctx.mm == nullptr) return err(ENOTTY);
   switch (request) {
-    case TCGETS: return get_bytes<kTermiosSize>(ctx, fd, request, arg);
-    case kTCGETS2: return get_bytes<kTermios2Size>(ctx, fd, request, arg);
-    case TIOCGWINSZ: return get_bytes<sizeof(winsize)>(ctx, fd, request, arg);
+    case TCGETS:
+      return get<struct termios>(ctx, fd, request, arg);
+    case TCGETS2:
+      return get<struct termios2>(ctx, fd, request, arg);
+    case TIOCGWINSZ:
+      return get<winsize>(ctx, fd, request, arg);
     case FIONREAD:
     case TIOCOUTQ:
-    case TIOCGETD: return get_bytes<sizeof(s32)>(ctx, fd, request, arg);
+    case TIOCGETD:
+      return get<s32>(ctx, fd, request, arg);
     case TCSETS:
     case TCSETSW:
     case TCSETSF:
-    case kTCSETS2:
-    case kTCSETSW2:
-    case kTCSETSF2: return set_attributes(ctx, fd, request, arg);
+    case TCSETS2:
+    case TCSETSW2:
+    case TCSETSF2:
+      return set_attributes(ctx, fd, request, arg);
     case TIOCSWINSZ: {
       winsize size = TRY(mm::UserPtr<winsize>(arg).read(*ctx.mm));
       return hostio::ioctl_now(fd, request, &size);
@@ -106,7 +100,8 @@ Result<u64> HostTerminal::ioctl(const Context& ctx, int fd, u32 request, u64 arg
     case TCXONC:
       TRY(check_background(ctx, SIGTTOU));
       return restartable(hostio::host_call(SYS_ioctl, fd, request, arg));
-    default: return err(ENOTTY);
+    default:
+      return err(ENOTTY);
   }
 }
 
@@ -136,7 +131,7 @@ Ref<HostTerminal> host_terminal_for(int fd, u64 rdev) {
   if (g_terminal) return terminal;
   g_terminal = terminal;
   auto kept = hostio::duplicate(fd, 3);
-  if (kept && hostio::ioctl_now(kept->get(), TCGETS, g_saved.settings)) g_saved.fd = kept->release();
+  if (kept && hostio::ioctl_now(kept->get(), TCGETS, &g_saved.settings)) g_saved.fd = kept->release();
   return terminal;
 }
 
@@ -151,7 +146,7 @@ void restore_host_terminal() noexcept {
   const u64 block = u64{1} << (SIGTTOU - 1);
   u64 before = 0;
   (void)hostio::host_call(SYS_rt_sigprocmask, SIG_BLOCK, &block, &before, sizeof before);
-  (void)hostio::ioctl_now(g_saved.fd, TCSETS, g_saved.settings);
+  (void)hostio::ioctl_now(g_saved.fd, TCSETS, &g_saved.settings);
   (void)hostio::host_call(SYS_rt_sigprocmask, SIG_SETMASK, &before, nullptr, sizeof before);
 }
 

@@ -43,7 +43,8 @@ bool pseudo_file_system(long magic) {
     case 0x65735543:  // fusectl
     case 0x62656570:  // configfs
       return true;
-    default: return false;
+    default:
+      return false;
   }
 }
 

@@ -75,7 +75,8 @@ Result<Ref<Inode>> HostInode::mknod(const Context& ctx, std::string_view name, u
       // Names on the host; what goes through them stays in the sandbox.
       TRY(hostio::host_call(SYS_mknodat, directory->get(), component.c_str(), mode, 0));
       return adopt(ctx, name, {}, mode);
-    default: return err(EPERM);  // device nodes would mean something to the host
+    default:
+      return err(EPERM);  // device nodes would mean something to the host
   }
 }
 
@@ -217,8 +218,7 @@ Result<void> HostInode::change_size(u64 size) {
   if (!is_regular()) return err(is_dir() ? EISDIR : EINVAL);
   HandleRef handle = TRY(data_handle(DataAccess::kReadWrite));
   TRY(hostio::host_call(SYS_ftruncate, handle->get(), size));
-  if (auto* pages = pages_pointer_.load(std::memory_order_acquire))
-    pages->unmap_mappings(page_up(size), ~u64{0}, true);
+  if (auto* pages = pages_pointer_.load(std::memory_order_acquire)) pages->unmap_mappings(page_up(size), ~u64{0}, true);
   return {};
 }
 

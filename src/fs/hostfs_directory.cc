@@ -1,4 +1,5 @@
-// Open directories of a host tree. Positions are the host's cookies (d_off), which stay good while the directory changes.
+// Open directories of a host tree. Positions are the host's cookies (d_off), which stay good while the directory
+// changes.
 
 #include <dirent.h>
 

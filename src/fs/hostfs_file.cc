@@ -7,9 +7,9 @@
 namespace rf::fs {
 namespace {
 
-constexpr size_t kSmall = 4096;           // copied through the stack, which is cheaper than pinning
-constexpr u64 kChunk = u64{1} << 20;      // pinned at once
-constexpr u64 kDirectWrite = 64 << 10;    // see write_some()
+constexpr size_t kSmall = 4096;         // copied through the stack, which is cheaper than pinning
+constexpr u64 kChunk = u64{1} << 20;    // pinned at once
+constexpr u64 kDirectWrite = 64 << 10;  // see write_some()
 
 class HostFile final : public File {
  public:
@@ -40,8 +40,8 @@ Result<size_t> HostFile::read_some(std::span<const iovec> iov, u64 offset) {
 }
 
 Result<size_t> HostFile::write_some(std::span<const iovec> iov, u64 bytes, u64 offset) {
-  // Few file systems can tell whether a buffered write would wait, and for the others the ring turns to a kernel thread,
-  // which costs tens of microseconds. The page cache takes a write of this size in one or two.
+  // Few file systems can tell whether a buffered write would wait, and for the others the ring turns to a kernel
+  // thread, which costs tens of microseconds. The page cache takes a write of this size in one or two.
   auto n = bytes <= kDirectWrite ? hostio::pwritev2_now(handle_->get(), iov, static_cast<s64>(offset), 0)
                                  : hostio::writev(handle_->get(), iov, static_cast<s64>(offset));
   return n;

@@ -93,8 +93,8 @@ Result<HandleRef> HostInode::path_handle() {
     }
   }
   if (is_root()) return host_fs().root_handle_;
-  // Up to the first directory that has a descriptor, then down again. The chain is finite: no place leads to itself, but
-  // a host that moves directories about under a shared tree could close a circle of stale ones.
+  // Up to the first directory that has a descriptor, then down again. The chain is finite: no place leads to itself,
+  // but a host that moves directories about under a shared tree could close a circle of stale ones.
   constexpr size_t kDeepest = 4096;
   std::vector<std::pair<Ref<HostInode>, std::string>> missing;  // inode, name in its parent
   HandleRef at;
@@ -107,8 +107,7 @@ Result<HandleRef> HostInode::path_handle() {
     inode->used_ = true;
     at = inode->path_ ? inode->path_ : inode->is_root() ? host_fs().root_handle_ : nullptr;
   }
-  for (; !missing.empty(); missing.pop_back())
-    at = TRY(missing.back().first->reopen_path(*at, missing.back().second));
+  for (; !missing.empty(); missing.pop_back()) at = TRY(missing.back().first->reopen_path(*at, missing.back().second));
   return at;
 }
 
@@ -157,8 +156,7 @@ void HostInode::remember(const struct ::statx& stx, Nanos when) {
   Attributes a = attributes_from(stx);
   a.ino = host_fs().guest_ino(id_.dev, id_.ino);
   // Nobody but the sandbox changes an exclusive tree, so the hint holds until a setattr().
-  if (is_dir() && host_fs().exclusive())
-    search_for_all.store((a.mode & 0111) == 0111, std::memory_order_relaxed);
+  if (is_dir() && host_fs().exclusive()) search_for_all.store((a.mode & 0111) == 0111, std::memory_order_relaxed);
   SpinGuard guard(lock_);
   if (when <= forgotten_at_ || when < attributes_at_) return;
   attributes_ = a;
@@ -208,8 +206,8 @@ bool HostInode::revalidate(const Context&, std::string_view name, Inode* child) 
   const Nanos now = monotonic_now();
   struct ::statx stx {};
   // By name and not through the ring: the host has looked this name up before, and has it in memory.
-  auto found = hostio::statx_now((*directory)->get(), ComponentName(name).c_str(), AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT,
-                                 STATX_BASIC_STATS | STATX_BTIME, &stx);
+  auto found = hostio::statx_now((*directory)->get(), ComponentName(name).c_str(),
+                                 AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_BASIC_STATS | STATX_BTIME, &stx);
   if (child == nullptr) return !found && found.error() == Errno{ENOENT};
   auto& inode = static_cast<HostInode&>(*child);
   if (!found || HostId::of(stx) != inode.id_ || (stx.stx_mode & S_IFMT) != inode.type_) return false;
@@ -239,10 +237,14 @@ Result<Ref<File>> HostInode::open(const Context& ctx, const Path& path, const Op
       return make_host_directory(path, args.flags, Ref<HostInode>(this), std::move(fd));
     }
     case S_IFCHR:
-    case S_IFBLK: return open_device(ctx, path, type_ == S_IFBLK, rdev_major_, rdev_minor_, args.flags);
-    case S_IFIFO: return open_fifo(ctx, path, args.flags);
-    case S_IFLNK: return err(ELOOP);
-    default: return err(ENXIO);
+    case S_IFBLK:
+      return open_device(ctx, path, type_ == S_IFBLK, rdev_major_, rdev_minor_, args.flags);
+    case S_IFIFO:
+      return open_fifo(ctx, path, args.flags);
+    case S_IFLNK:
+      return err(ELOOP);
+    default:
+      return err(ENXIO);
   }
 }
 
@@ -251,8 +253,8 @@ mm::Mappable* HostInode::mappable() {
   if (!is_regular() || hidden_) return nullptr;
   FiberGuard guard(pages_mutex_);
   if (pages_) return pages_.get();
-  // One object serves all mappings, so it should be able to write where any may come to. Not for programs: while they are
-  // open for writing the host cannot run them.
+  // One object serves all mappings, so it should be able to write where any may come to. Not for programs: while they
+  // are open for writing the host cannot run them.
   bool write = !host_fs().read_only();
   if (write) {
     auto now = attributes();

@@ -1,10 +1,10 @@
 // hostfs: a host tree as a file system. Internal to fs/hostfs*.cc.
 //
-// An inode is found at a place (a directory inode and a name) and held by an O_PATH descriptor; there is one Inode object
-// for one host file, found by (device, inode number). Descriptors are a cache: the least recently used go when there are
-// too many, and come back by the place, verified to lead to the same file. Every host path is one component, opened
-// relative to a directory's descriptor with RESOLVE_BENEATH and no symlinks: nothing on the host, and no race of a
-// guest's renames, leads out of the tree. Mounts of the host's pseudo file systems (proc, sysfs) are empty
+// An inode is found at a place (a directory inode and a name) and held by an O_PATH descriptor; there is one Inode
+// object for one host file, found by (device, inode number). Descriptors are a cache: the least recently used go when
+// there are too many, and come back by the place, verified to lead to the same file. Every host path is one component,
+// opened relative to a directory's descriptor with RESOLVE_BENEATH and no symlinks: nothing on the host, and no race of
+// a guest's renames, leads out of the tree. Mounts of the host's pseudo file systems (proc, sysfs) are empty
 // directories here: through them the sentry would show itself.
 //
 // Lock order: HostFs::lru_lock_ > HostInode::lock_; HostFs::table_lock_ and devices_lock_ are leaves. All spin locks.

@@ -101,12 +101,17 @@ class RandomDevice final : public MemoryDevice {
 
 Result<Ref<File>> open_memory_device(const Path& path, u32 minor, int flags, mm::Frames* frames) {
   switch (minor) {
-    case kNull: return make_ref<NullDevice>(path, flags);
-    case kZero: return make_ref<ZeroDevice>(path, flags, frames);
-    case kFull: return make_ref<FullDevice>(path, flags);
+    case kNull:
+      return make_ref<NullDevice>(path, flags);
+    case kZero:
+      return make_ref<ZeroDevice>(path, flags, frames);
+    case kFull:
+      return make_ref<FullDevice>(path, flags);
     case kRandom:
-    case kUrandom: return make_ref<RandomDevice>(path, flags);
-    default: return err(ENXIO);
+    case kUrandom:
+      return make_ref<RandomDevice>(path, flags);
+    default:
+      return err(ENXIO);
   }
 }
 

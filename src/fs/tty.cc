@@ -166,7 +166,8 @@ Result<std::optional<u64>> Tty::job_control_ioctl(const Context& ctx, u32 reques
       TRY(set_foreground_checked(ctx, TRY(mm::UserPtr<s32>(arg).read(*ctx.mm))));
       return 0;
     }
-    default: return std::nullopt;
+    default:
+      return std::nullopt;
   }
 }
 

@@ -23,8 +23,8 @@ class Tty : public RefCounted {
   // Undoes set_session() when `session` is the one.
   void leave_session(s32 session);
 
-  // The session's leader exits or gives its terminal up (disassociate_ctty): SIGHUP and SIGCONT to the foreground group,
-  // and the terminal controls no session any more. Called by the task room.
+  // The session's leader exits or gives its terminal up (disassociate_ctty): SIGHUP and SIGCONT to the foreground
+  // group, and the terminal controls no session any more. Called by the task room.
   void session_ended(s32 session);
 
   // Sends to the foreground group, if there is one.
@@ -32,8 +32,8 @@ class Tty : public RefCounted {
 
   // Whether it is the caller's controlling terminal and another group is in the foreground.
   bool in_background(const Context& ctx);
-  // For background access: nothing when the caller may go on, else it sent `signal` (SIGTTIN, SIGTTOU) to the caller's group:
-  // ERESTARTSYS; EIO for orphans and for readers that ignore it.
+  // For background access: nothing when the caller may go on, else it sent `signal` (SIGTTIN, SIGTTOU) to the caller's
+  // group: ERESTARTSYS; EIO for orphans and for readers that ignore it.
   Result<void> check_background(const Context& ctx, int signal);
 
   // The job-control ioctls (TIOCSCTTY, TIOCNOTTY, TIOCGPGRP, TIOCSPGRP, TIOCGSID); nullopt for all others.

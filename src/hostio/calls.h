@@ -83,9 +83,7 @@ inline Result<size_t> pwritev2_now(int fd, std::span<const iovec> iov, s64 offse
   return host_call(SYS_pwritev2, fd, iov.data(), iov.size(), offset, 0, flags);
 }
 
-inline Result<u64> ioctl_now(int fd, u32 request, void* arg) {
-  return host_call(SYS_ioctl, fd, u64{request}, arg);
-}
+inline Result<u64> ioctl_now(int fd, u32 request, void* arg) { return host_call(SYS_ioctl, fd, u64{request}, arg); }
 
 // The poll(2) bits of `events` (and POLLERR, POLLHUP) that hold now.
 u32 poll_now(int fd, u32 events);

@@ -45,17 +45,17 @@ class Pipe final : public RefCounted {
   // mutex is not held meanwhile. Others of that side wait, interruptibly. ---
   // Waits for data; true with the read side claimed, false at end of file. EAGAIN, ERESTARTSYS.
   Result<bool> claim_read(bool nonblocking);
-  // Copies up to out.size() of the bytes that come next; stops after one packet if it is one.
+  // Copies up to out.size() of the bytes that come next.
   size_t peek(std::span<std::byte> out);
   void consume(size_t bytes);  // at most what peek() gave
   void release_read();
   // Waits for room; the bytes that can be put. EPIPE, EAGAIN, ERESTARTSYS.
   Result<size_t> claim_write(bool nonblocking);
   void release_write();
-  // Puts at most what claim_write() gave, into slots of their own. The bytes put: 0 with EPIPE as error.
+  // Puts at most what claim_write() gave, into slots of their own; fewer when memory is short. EPIPE, ENOMEM.
   Result<size_t> append(std::span<const std::byte> data);
-  // Moves (or, for tee, copies) whole slots from `in` to `out` as far as both allow, without waiting: 0 if nothing
-  // could be moved. EPIPE.
+  // Moves (or, with `keep`, copies) from `in` to `out` as far as both allow, without waiting: 0 if nothing could be
+  // moved now. EPIPE, ENOMEM.
   static Result<size_t> transfer(Pipe& in, Pipe& out, size_t len, bool keep);
   // Waits until there is something to read (false: end of file) or room to write.
   Result<bool> wait_readable(bool nonblocking);

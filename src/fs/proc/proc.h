@@ -9,7 +9,8 @@ class Kernel;
 
 namespace rf::proc {
 
-// One per sandbox. Contents are made when read; nothing is cached, links in fd/, cwd, exe and root lead to the place itself.
+// One per sandbox. Contents are made when read; nothing is cached, links in fd/, cwd, exe and root lead to the place
+// itself.
 Ref<fs::FileSystem> make_procfs(task::Kernel& kernel);
 
 }  // namespace rf::proc

@@ -1,6 +1,7 @@
 // Page faults: of guest code, and of the sentry's copies to and from guest memory.
 #include <algorithm>
 #include <bit>
+#include <tuple>
 
 #include "mm/memory_manager_impl.h"
 #include "mm/safe_copy.h"
@@ -14,15 +15,16 @@ using platform::Prot;
 using Kind = FaultFailure::Kind;
 
 // A fault costs an exit of the virtual machine; a page of zeros costs a tenth of that. So faults map around: anonymous
-// memory by 64 KiB, more as long as faults follow one another upwards; file pages, which cost nothing, by
-// half a megabyte; copies of file pages (a program's data) by a little, as they use memory.
+// memory by 64 KiB, more as long as faults follow one another upwards; file pages, which cost nothing, by a
+// whole chunk of the file window; copies of file pages by a little, as they use memory. Small writable file mappings
+// are the data of programs and libraries, which is written soon after it is read: they are copied at the first touch.
 constexpr u64 kAnonAround = 16;
 constexpr u64 kAnonAroundMax = 512;
-constexpr u64 kFileAround = 128;
-constexpr u64 kStoreAround = 16;
+constexpr u64 kFileAround = 512;
 constexpr u64 kCopyAround = 4;
 constexpr u64 kCopyAroundSmallVma = 16;
 constexpr u64 kSmallVma = 256 << 10;
+constexpr u64 kCopyOnReadVma = 64 << 10;
 // Around a write to a page shared after fork: copies cost memory, widening the rights of pages that are nobody
 // else's any more is free.
 constexpr u64 kCowCopyAround = 4;
@@ -114,7 +116,8 @@ MemoryManager::Impl::Fault MemoryManager::Impl::fault_in(Vma& v, UserAddr page, 
   }
   if (mapping.present()) return fault_present(v, page, access, mapping);
   if (v.anonymous()) return fault_anonymous(v, page, limit_pages);
-  if (!v.shared() && access == Access::kWrite) return fault_file_copy(v, page);
+  bool copy = access == Access::kWrite || ((v.prot & PROT_WRITE) != 0 && v.length() <= kCopyOnReadVma);
+  if (!v.shared() && copy) return fault_file_copy(v, page);
   return fault_file_read(v, page, limit_pages);
 }
 
@@ -175,30 +178,50 @@ MemoryManager::Impl::Fault MemoryManager::Impl::fault_file_read(Vma& v, UserAddr
   return {};
 }
 
-// The first write to pages of a private file mapping.
-MemoryManager::Impl::Fault MemoryManager::Impl::fault_file_copy(Vma& v, UserAddr page) {
+// What is copied at once around a write to a private file mapping.
+std::pair<UserAddr, UserAddr> MemoryManager::Impl::copy_window(const Vma& v, UserAddr page) const {
   u64 want = v.length() <= kSmallVma ? kCopyAroundSmallVma : kCopyAround;
   if (v.has(kVmaRandom) || scarce(want)) want = 1;
-  auto [low, high] = window(v, page, want);
+  return window(v, page, want);
+}
+
+// The pages of the object that a hole around `page` in v shows: from the hole's start if they come in one run that
+// holds the page, else from the page on. The references are the caller's.
+Result<PageEntry> MemoryManager::Impl::pin_around(const Vma& v, UserAddr page, Hole hole) {
+  Mappable& object = v.object->mappable();
+  auto run = object.pin(v.object_offset(hole.start), hole.end - hole.start, false);
+  if (run && hole.start + run->len > page) return PageEntry{hole.start, *run, {}};
+  if (run) frames.unref(run->phys, run->len >> kPageShift);
+  return PageEntry{page, TRY(object.pin(v.object_offset(page), hole.end - page, false)), {}};
+}
+
+// The first write to pages of a private file mapping.
+MemoryManager::Impl::Fault MemoryManager::Impl::fault_file_copy(Vma& v, UserAddr page) {
+  auto [low, high] = copy_window(v, page);
   Hole hole = hole_around(page, low, high);
   if (hole.empty()) return {};
-  auto pinned = v.object->mappable().pin(v.object_offset(page), hole.end - page, false);
-  if (!pinned) return fail(pinned.error());
-  struct Unpin {
-    Frames& frames;
-    PhysRun run;
-    ~Unpin() { frames.unref(run.phys, run.len >> kPageShift); }
-  } source{frames, *pinned};
-  auto run = frames.allocate(pinned->len >> kPageShift, Fill::kUninitialised);
-  if (!run) return fail(run.error());
-  u64 left = safe_copy(frames.host_ptr(run->phys), frames.host_ptr(source.run.phys), run->len);
-  u64 good = page_down(run->len - left);
-  if (good < run->len) {
-    // The host file was cut short under us.
-    frames.unref(run->phys + good, (run->len - good) >> kPageShift);
-    if (good == 0) return fail(Kind::kBusAdrErr);
+  auto source = pin_around(v, page, hole);
+  if (!source) return fail(source.error());
+  u64 skip = 0;
+  auto copy = frames.allocate(source->run.len >> kPageShift, Fill::kUninitialised);
+  if (copy && copy->len < source->run.len) {
+    // No room side by side: the page alone.
+    frames.unref(copy->phys + kPageSize, (copy->len - kPageSize) >> kPageShift);
+    copy->len = kPageSize;
+    skip = page - source->va;
   }
-  if (auto r = map_new(page, {run->phys, good}, v.rights()); !r) return fail(r.error());
+  u64 good = 0;
+  if (copy) {
+    u64 left = safe_copy(frames.host_ptr(copy->phys), frames.host_ptr(source->run.phys) + skip, copy->len);
+    good = page_down(copy->len - left);  // less when the host file was cut short under us
+    frames.unref(copy->phys + good, (copy->len - good) >> kPageShift);
+  }
+  frames.unref(source->run.phys, source->run.len >> kPageShift);
+  if (!copy) return fail(copy.error());
+  UserAddr at = source->va + skip;
+  if (good != 0)
+    if (auto r = map_new(at, {copy->phys, good}, v.rights()); !r) return fail(r.error());
+  if (at + good <= page) return fail(Kind::kBusAdrErr);
   return {};
 }
 
@@ -217,16 +240,17 @@ MemoryManager::Impl::Fault MemoryManager::Impl::break_cow(Vma& v, UserAddr page)
     if (!now.present() || now.prot.write) return {};
     bool copy = shared_page(now.phys);
     auto [low, high] = window(v, page, copy ? kCowCopyAround : kCowWidenAround);
-    if (copy && (v.has(kVmaRandom) || scarce(kCowCopyAround) || frames.is_file(now.phys))) {
-      low = page;
-      high = page + kPageSize;
-    }
+    bool file = frames.is_file(now.phys);
+    if (file)
+      std::tie(low, high) = copy_window(v, page);
+    else if (copy && (v.has(kVmaRandom) || scarce(kCowCopyAround)))
+      std::tie(low, high) = std::pair{page, page + kPageSize};
     // Neighbours in the same state are treated alike.
     std::vector<Replaced> same;
     space.for_each(low, high - low, [&](u64 va, Phys phys, u64 len, Prot prot) {
       if (prot.write) return;
       for (u64 i = 0; i < len; i += kPageSize)
-        if (shared_page(phys + i) == copy && (va + i == page || !frames.is_file(phys + i)))
+        if (shared_page(phys + i) == copy && frames.is_file(phys + i) == file)
           same.push_back({va + i, phys + i, platform::kNoPhys});
     });
     if (!copy) {

@@ -26,6 +26,9 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
                               p->vm_->kind().shadow_paging ? "shadow paging" : "nested paging");
   c.xcr0 = guest_xcr0(p->vm_->cpuid());
   c.fp_size = xsave_size(c.xcr0);
+  // Each vCPU's TSC_AUX is its number; RDTSCP needs the CPUID bit, RDPID comes with it.
+  for (const auto& e : p->vm_->cpuid())
+    if (e.function == 0x80000001) c.cpu_in_tsc_aux = (e.edx & (1u << 27)) != 0;
   return p;
 }
 

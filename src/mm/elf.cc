@@ -264,13 +264,13 @@ void Loader::place_brk(const Headers& h, const Mapped& program, bool alone) {
 
 Result<void> Loader::map_vdso() {
   VdsoClock& clock = mm_.env().vdso;
+  clock.use_platform(mm_.env().platform.capabilities());
   u64 data = clock.elf_offset(), size = clock.image_size();
-  if (size == 0) return {};
   UserAddr at = TRY(mm_.mmap({.len = size, .prot = PROT_NONE, .flags = MAP_PRIVATE | MAP_ANONYMOUS}));
   TRY(mm_.mmap({.addr = at,
                 .len = data,
                 .prot = PROT_READ,
-                .flags = MAP_SHARED | MAP_FIXED,
+                .flags = MAP_PRIVATE | MAP_FIXED,
                 .object = clock.image(),
                 .may_write = false,
                 .may_exec = false,

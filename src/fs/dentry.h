@@ -42,9 +42,9 @@ class Dentry final : public RefCounted, public ListNode<LruTag> {
   bool revalidate_ = false;
   bool detached_ = false;
   // Guarded by the tree lock.
-  bool cached_ = false;    // in the hash table and the LRU list, which hold a reference
-  bool unlinked_ = false;  // the name is gone
-  u32 mounts_ = 0;         // mounted on it
+  bool cached_ = false;            // in the hash table and the LRU list, which hold a reference
+  bool unlinked_ = false;          // the name is gone
+  u32 mounts_ = 0;                 // mounted on it
   std::atomic<bool> used_{false};  // since eviction last looked
   u32 hash_ = 0;
   Dentry* hash_next_ = nullptr;

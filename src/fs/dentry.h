@@ -1,6 +1,8 @@
 // The dentry cache's entries, and mounts. The cache itself is internal to the VFS (fs/dentry_cache.h).
 #pragma once
 
+#include <sys/mount.h>
+
 #include <memory>
 #include <string>
 

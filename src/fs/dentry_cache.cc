@@ -199,20 +199,31 @@ void DentryCache::exchange(Dentry& a, Dentry& b) {
   if (b_cached) link(b);
 }
 
-void DentryCache::drop(FileSystem& fs) {
-  std::vector<Dentry*> dropped;
-  // A directory is unused only when its children have gone: once per level.
-  do {
-    drop_all(dropped);
+// Unlinks `d` if the cache and one caller alone hold it; returns its parent, to be looked at next.
+Ref<Dentry> DentryCache::drop_unused(Dentry& d) {
+  Ref<Dentry> parent;
+  {
     TreeWriteLock guard(lock_);
-    for (auto it = lru_.begin(); it != lru_.end();) {
-      Dentry& d = *it++;
+    if (!d.cached_ || d.ref_count() > 2) return nullptr;
+    unlink(d);
+    parent = d.parent_;
+  }
+  d.unref();
+  return parent;
+}
+
+void DentryCache::drop(FileSystem& fs) {
+  std::vector<Ref<Dentry>> leaves;
+  {
+    TreeReadLock guard(lock_);
+    for (Dentry& d : lru_) {
       const Dentry& owner = d.inode_ ? d : *d.parent_;
-      if (&owner.inode_->fs() != &fs || d.ref_count() > 1) continue;
-      unlink(d);
-      dropped.push_back(&d);
+      if (&owner.inode_->fs() == &fs && d.ref_count() == 1) leaves.emplace_back(&d);
     }
-  } while (!dropped.empty());
+  }
+  // A directory is unused once its children have gone.
+  for (Ref<Dentry>& leaf : leaves)
+    for (Ref<Dentry> d = std::move(leaf); d;) d = drop_unused(*d);
 }
 
 size_t DentryCache::size() const {

@@ -71,6 +71,7 @@ class DentryCache {
   void unlink(Dentry& d);
   void grow();
   void evict(std::vector<Dentry*>& dropped);
+  Ref<Dentry> drop_unused(Dentry& d);
 
   mutable SpinRwLock lock_;
   std::vector<Dentry*> table_;  // chains; a power of two of them

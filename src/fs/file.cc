@@ -6,13 +6,12 @@
 #include <algorithm>
 
 #include "fs/dentry.h"
+#include "fs/epoll.h"
 #include "fs/special_files.h"
 #include "fs/vfs.h"
 #include "fs/vfs_impl.h"
 
 namespace rf::fs {
-
-void epoll_file_closed(File& f);  // fs/epoll.h
 
 namespace {
 

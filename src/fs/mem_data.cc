@@ -163,7 +163,7 @@ Result<void> MemData::truncate(u64 size) {
   if (size > kMaxSize) return err(EFBIG);
   u64 old = pages_.size();
   pages_.resize(size);
-  if (size < old) unmap_mappings(page_up(size), ~u64{0}, true);
+  if (size < old) mapped_as_.unmap_mappings(page_up(size), ~u64{0}, true);
   settle();
   return {};
 }
@@ -171,7 +171,7 @@ Result<void> MemData::truncate(u64 size) {
 void MemData::punch(u64 offset, u64 len) {
   pages_.punch(offset, len);
   u64 first = page_up(offset), last = page_down(offset + len);
-  if (first < last) unmap_mappings(first, last - first, false);
+  if (first < last) mapped_as_.unmap_mappings(first, last - first, false);
   settle();
 }
 
@@ -202,6 +202,23 @@ Result<void> MemData::fallocate(int mode, u64 offset, u64 len, u64 max_size) {
   if ((mode & FALLOC_FL_ZERO_RANGE) && offset < old) punch(offset, std::min(len, page_up(old) - offset));
   TRY(allocate(offset, len));
   if (!keep && end > pages_.size()) pages_.resize(end);
+  return {};
+}
+
+Result<void> MemData::load(u64 offset, u64 len, const Reader& read) {
+  constexpr u64 kPiece = u64{1} << 20;
+  for (u64 end = offset + len; offset < end;) {
+    u64 piece = std::min(end - offset, kPiece - (offset & kPageMask));
+    TRY(allocate(offset, piece));
+    u64 in_page = offset & kPageMask;
+    mm::PhysRun run = TRY(pages_.pin(page_down(offset), page_up(in_page + piece), true));
+    piece = std::min(piece, run.len - in_page);
+    auto got = read(std::span(space_.frames().host_ptr(run.phys) + in_page, piece), offset);
+    space_.frames().unref(run.phys, run.len >> kPageShift);
+    if (!got) return err(got.error());
+    if (*got < piece) return {};
+    offset += piece;
+  }
   return {};
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
+#include <span>
 
 #include "core/result.h"
 #include "mm/io_buffer.h"
@@ -25,6 +27,8 @@ class MemSpace {
 
   void add_used(u64 delta) { used_.fetch_add(delta, std::memory_order_relaxed); }  // modulo 2^64: may be negative
   bool charge_inode() { return charge(inodes_, 1, max_inodes_); }
+  // For inodes that must be: those that record what was removed.
+  void charge_inode_beyond_limit() { inodes_.fetch_add(1, std::memory_order_relaxed); }
   void release_inode() { inodes_.fetch_sub(1, std::memory_order_relaxed); }
   bool charge_metadata(u64 bytes) { return charge(metadata_, bytes, max_metadata_); }
   void release_metadata(u64 bytes) { metadata_.fetch_sub(bytes, std::memory_order_relaxed); }
@@ -45,7 +49,9 @@ class MemSpace {
 // hole punching suspend to drop guest mappings.
 class MemData final : public mm::Mappable {
  public:
-  explicit MemData(MemSpace& space) : space_(space), pages_(space.frames()) {}
+  // `mapped_as`: what VMAs map instead of this object itself, if not null.
+  explicit MemData(MemSpace& space, mm::Mappable* mapped_as = nullptr)
+      : space_(space), mapped_as_(mapped_as ? *mapped_as : *this), pages_(space.frames()) {}
   ~MemData() override { space_.add_used(-charged_.load(std::memory_order_relaxed)); }
 
   u64 size() const { return pages_.size(); }
@@ -62,11 +68,19 @@ class MemData final : public mm::Mappable {
 
   Result<mm::PhysRun> pin(u64 offset, u64 len, bool write) override;
 
-  mm::PageStore& pages() { return pages_; }
+  // Drops the pages of a range, which then reads as zeros.
+  void punch(u64 offset, u64 len);
+  Result<void> punch_hole(u64 offset, u64 len) override {
+    punch(offset, len);
+    return {};
+  }
+
+  // Fills [offset, offset+len), which lies within the size, by read(span, offset), which returns the bytes it had.
+  using Reader = std::function<Result<size_t>(std::span<std::byte>, u64)>;
+  Result<void> load(u64 offset, u64 len, const Reader& read);
 
  private:
   Result<void> allocate(u64 offset, u64 len);
-  void punch(u64 offset, u64 len);
   // Bytes of the pages of [offset, offset+len) that do not exist yet.
   u64 missing(u64 offset, u64 len) const;
   // How many of `len` bytes at `offset` may be written within the limit.
@@ -76,6 +90,7 @@ class MemData final : public mm::Mappable {
   void settle();
 
   MemSpace& space_;
+  mm::Mappable& mapped_as_;
   mm::PageStore pages_;
   std::atomic<u64> charged_{0};
 };

@@ -41,7 +41,7 @@ Inode& File::inode() const { return *path_.dentry->inode(); }
 File::~File() = default;
 
 void File::last_unref() {
-  if (epoll_items) epoll_file_closed(*this);
+  epoll_file_closed(*this);
   Inode& i = inode();
   bool locked;
   {

@@ -38,10 +38,11 @@ RF_GUEST(ex_step, "pushf\n orl $0x100,(%rsp)\n popf\n nop\n nop")
 RF_GUEST(ex_alignment, "pushf\n orl $0x40000,(%rsp)\n popf\n mov -31(%rsp),%rax")
 RF_GUEST(ex_sse_divide,
          "sub $8,%rsp\n movl $0x1d80,(%rsp)\n ldmxcsr (%rsp)\n mov $1,%eax\n cvtsi2sd %eax,%xmm0\n"
-         " xorpd %xmm1,%xmm1\n divsd %xmm1,%xmm0")
-RF_GUEST(ex_sse_invalid, "sub $8,%rsp\n movl $0x1f00,(%rsp)\n ldmxcsr (%rsp)\n xorpd %xmm1,%xmm1\n divsd %xmm1,%xmm1")
-RF_GUEST(ex_x87_divide, "sub $8,%rsp\n movw $0x37b,(%rsp)\n fldcw (%rsp)\n fld1\n fldz\n fdivrp\n fwait")
-RF_GUEST(ex_x87_invalid, "sub $8,%rsp\n movw $0x37e,(%rsp)\n fldcw (%rsp)\n fldz\n fldz\n fdivrp\n fwait")
+         " xorpd %xmm1,%xmm1\n divsd %xmm1,%xmm0\n ud2")
+RF_GUEST(ex_sse_invalid,
+         "sub $8,%rsp\n movl $0x1f00,(%rsp)\n ldmxcsr (%rsp)\n xorpd %xmm1,%xmm1\n divsd %xmm1,%xmm1\n ud2")
+RF_GUEST(ex_x87_divide, "sub $8,%rsp\n movw $0x37b,(%rsp)\n fldcw (%rsp)\n fld1\n fldz\n fdivrp\n fwait\n ud2")
+RF_GUEST(ex_x87_invalid, "sub $8,%rsp\n movw $0x37e,(%rsp)\n fldcw (%rsp)\n fldz\n fldz\n fdivrp\n fwait\n ud2")
 RF_GUEST(ex_lock, ".byte 0xf0, 0x90")
 RF_GUEST(ex_far_call, "sub $16,%rsp\n movq $0,(%rsp)\n movw $0x10,8(%rsp)\n rex.w lcall *(%rsp)")
 RF_GUEST(ex_sysret, "sysretq")
@@ -104,7 +105,11 @@ TEST_P(ExceptionsTest, SignalIsLinuxs) {
     auto as = make_space(GetParam().code);
     Registers r = start_registers();
     Exit e = run(*c, *as, r);
-    EXPECT_EQ(r.rip, want.rip);
+    // QEMU's emulated SVM has RIP behind an INT n that it refused; CPUs have it at the instruction.
+    bool emulated_int = e.vector == 13 && (e.error & 2) && r.rip == want.rip + 2;
+    if (!emulated_int) {
+      EXPECT_EQ(r.rip, want.rip);
+    }
     if (e.kind == Exit::Kind::kPageFault) {
       // mm's to turn into a signal; nothing of the guest's is mapped where these cases go.
       EXPECT_EQ(want.signo, SIGSEGV);

@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "kvm/cpuid.h"
+#include "kvm/kind.h"
 
 namespace rf::kvm {
 
@@ -17,22 +18,22 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
   if (!supervisor) return setup_error("no memory for the pages of the guest's ring 0");
   p->supervisor_ = *std::move(supervisor);
   p->vcpus_ = std::make_unique<VcpuSet>(*p->vm_);
+  TRY(p->vcpus_->add(*p->supervisor_, 1));
+  TRY(find_kind(*p->vm_, *p->supervisor_, p->vcpus_->at(0)));
   TRY(p->vcpus_->add(*p->supervisor_, options.vcpus));
-  TRY(p->find_kind());
   auto& c = p->capabilities_;
   c.name = "kvm";
   c.description = fmt::format("{} KVM ({}, {}), exit mode", p->vm_->kind().interpreted_ring0 ? "software" : "hardware",
                               p->vm_->kind().interpreted_ring0 ? "ring 0 interpreted" : "ring 0 native",
                               p->vm_->kind().shadow_paging ? "shadow paging" : "nested paging");
   c.xcr0 = guest_xcr0(p->vm_->cpuid());
+  c.fsgsbase = p->vcpus_->at(0).has_fsgsbase();
   c.fp_size = xsave_size(c.xcr0);
   // Each vCPU's TSC_AUX is its number; RDTSCP needs the CPUID bit, RDPID comes with it.
   for (const auto& e : p->vm_->cpuid())
     if (e.function == 0x80000001) c.cpu_in_tsc_aux = (e.edx & (1u << 27)) != 0;
   return p;
 }
-
-Setup<void> Platform::find_kind() { return {}; }
 
 Result<std::unique_ptr<platform::AddressSpace>> Platform::create_address_space() {
   return TRY(AddressSpace::create(*vm_, *vcpus_, supervisor_->entry()));

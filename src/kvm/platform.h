@@ -30,7 +30,6 @@ class Platform final : public platform::Platform {
 
  private:
   Platform() = default;
-  Setup<void> find_kind();
 
   platform::Capabilities capabilities_;
   std::unique_ptr<Vm> vm_;

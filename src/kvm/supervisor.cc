@@ -24,7 +24,7 @@ Result<std::unique_ptr<Supervisor>> Supervisor::create(Vm& vm) {
   static_cast<u64*>(vm.host_page(directory))[(ring0::kBase >> 21) & 511] = leaf | kTable;
   s->leaf_ = static_cast<u64*>(vm.host_page(leaf));
   s->entry_ = upper | kTable;
-  ring0::write_stub(TRY(s->add_page(ring0::kStub, false, true)));
+  ring0::write_halting_stub(TRY(s->add_page(ring0::kStub, false, true)));
   ring0::write_gdt(TRY(s->add_page(ring0::kGdt, false, false)));
   ring0::write_idt(TRY(s->add_page(ring0::kIdt, false, false)));
   return s;
@@ -38,10 +38,24 @@ Result<std::byte*> Supervisor::add_page(u64 va, bool writable, bool exec) {
 
 Result<void> Supervisor::add_vcpu(u32 index) {
   RF_CHECK(index < ring0::kMaxVcpus);
-  ring0::write_tss(TRY(add_page(ring0::tss_of(index), false, false)), ring0::stack_of(index) + kPageSize);
+  TRY(add_page(ring0::tss_of(index), false, false));
   TRY(add_page(ring0::stack_of(index), true, false));
   TRY(add_page(ring0::save_area_of(index), true, false));
+  write_tss(index);
   return {};
+}
+
+void Supervisor::write_tss(u32 vcpu) {
+  // With the saving stub, exceptions push right into the save area.
+  u64 top = saving_stub_ ? ring0::save_area_of(vcpu) + sizeof(ring0::SaveArea) : ring0::stack_of(vcpu) + kPageSize;
+  ring0::write_tss(host_page(ring0::tss_of(vcpu)), top);
+}
+
+void Supervisor::use_saving_stub(bool fsgsbase) {
+  saving_stub_ = true;
+  ring0::write_saving_stub(host_page(ring0::kStub), fsgsbase);
+  for (u32 i = 0; i < ring0::kMaxVcpus; ++i)
+    if (host_page(ring0::tss_of(i))) write_tss(i);
 }
 
 std::byte* Supervisor::host_page(u64 va) const {

@@ -13,6 +13,9 @@ class Supervisor {
  public:
   static Result<std::unique_ptr<Supervisor>> create(Vm& vm);
 
+  // Replaces the halting stub, which is there at first, by the one that saves registers. Before any guest code runs.
+  void use_saving_stub(bool fsgsbase);
+
   // Maps the pages of one vCPU. Call once for each, before it runs. ENOMEM.
   Result<void> add_vcpu(u32 index);
 
@@ -23,11 +26,13 @@ class Supervisor {
 
  private:
   explicit Supervisor(Vm& vm) : vm_(vm) {}
+  void write_tss(u32 vcpu);
   Result<std::byte*> add_page(u64 va, bool writable, bool exec);
 
   Vm& vm_;
   u64 entry_ = 0;
   u64* leaf_ = nullptr;  // the one leaf table
+  bool saving_stub_ = false;
 };
 
 }  // namespace rf::kvm

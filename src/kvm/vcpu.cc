@@ -8,8 +8,10 @@
 #include <span>
 
 #include "core/check.h"
+#include "core/futex.h"
 #include "core/log.h"
 #include "kvm/cpuid.h"
+#include "kvm/segments.h"
 
 namespace rf::kvm {
 
@@ -30,19 +32,8 @@ u64 memory_fault_address(const kvm_run& run) {
   return words[1];
 }
 
-kvm_segment segment(u16 selector, u8 type, u8 dpl, bool code) {
-  kvm_segment s{};
-  s.limit = 0xffffffff;
-  s.selector = selector;
-  s.type = type;
-  s.present = 1;
-  s.dpl = dpl;
-  s.s = 1;
-  s.g = 1;
-  s.l = code;
-  s.db = !code;
-  return s;
-}
+// How long to spin for a vCPU that was kicked before sleeping: about as long as a signal takes to another CPU.
+constexpr int kFlushSpins = 2000;
 
 struct Msr {
   u32 index;
@@ -69,6 +60,8 @@ Setup<std::unique_ptr<Vcpu>> Vcpu::create(Vm& vm, Supervisor& supervisor, u32 in
   std::unique_ptr<Vcpu> v(new Vcpu(vm, supervisor, index));
   if (!supervisor.add_vcpu(index)) return setup_error("no memory for a vCPU's stack");
   v->stack_page_ = supervisor.host_page(ring0::stack_of(index));
+  v->save_ = reinterpret_cast<ring0::SaveArea*>(supervisor.host_page(ring0::save_area_of(index)));
+  v->save_->frame_address = ring0::save_area_of(index) + offsetof(ring0::SaveArea, rip);
   int fd = ioctl(vm.fd(), KVM_CREATE_VCPU, static_cast<unsigned long>(index));
   if (fd < 0) return setup_error(fmt::format("KVM cannot create vCPU {}: {}", index, errno_text(errno)));
   v->fd_ = hostio::HostFd(fd);
@@ -94,7 +87,7 @@ Vcpu::~Vcpu() {
   if (run_) munmap(run_, run_size_);
 }
 
-Setup<void> Vcpu::configure() {
+Setup<void> Vcpu::set_system_registers() {
   auto failed = [&](const char* what) {
     return setup_error(fmt::format("KVM refuses the {} of vCPU {}: {}", what, index_, errno_text(errno)));
   };
@@ -123,8 +116,16 @@ Setup<void> Vcpu::configure() {
     s.cr4 = kCr4;
     if (ioctl(fd_.get(), KVM_SET_SREGS, &s) != 0) return failed("system registers");
   }
+  fsgsbase_ = (s.cr4 & kCr4Fsgsbase) != 0;
   ring3_ = s;
+  return {};
+}
 
+Setup<void> Vcpu::configure() {
+  auto failed = [&](const char* what) {
+    return setup_error(fmt::format("KVM refuses the {} of vCPU {}: {}", what, index_, errno_text(errno)));
+  };
+  TRY(set_system_registers());
   kvm_xcrs xcrs{};
   xcrs.nr_xcrs = 1;
   xcrs.xcrs[0].value = guest_xcr0(vm_.cpuid());
@@ -147,8 +148,13 @@ Setup<void> Vcpu::configure() {
   attr.addr = reinterpret_cast<u64>(&offset);
   ioctl(fd_.get(), KVM_SET_DEVICE_ATTR, &attr);
 
-  run_->kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS;
+  // Every exit shows all of the state, at no measurable cost, except where the stub saves the registers itself.
+  run_->kvm_valid_regs = vm_.kind().interpreted_ring0 ? kAllState : 0;
   run_->kvm_dirty_regs = 0;
+  at_resume_ = false;
+  cr3_space_ = 0;
+  loaded_root_.store(0);
+  resume_ = ring0::resume_code(fsgsbase_);
   return {};
 }
 
@@ -158,9 +164,7 @@ Vcpu::Stop Vcpu::enter() {
   int r = ioctl(fd_.get(), KVM_RUN, 0);
   if (r < 0) [[unlikely]] {
     if (errno == EINTR || errno == EAGAIN) return Stop::kInterrupted;
-    if (errno == EFAULT) return Stop::kLostPage;
-    recover(errno_text(errno).c_str());
-    return Stop::kBroken;
+    return errno == EFAULT ? Stop::kLostPage : Stop::kBroken;
   }
   switch (run_->exit_reason) {
     case KVM_EXIT_HLT:
@@ -168,24 +172,8 @@ Vcpu::Stop Vcpu::enter() {
     case KVM_EXIT_INTR:
       return Stop::kInterrupted;
     default:
-      recover("an exit that should not happen");
       return Stop::kBroken;
   }
-}
-
-void Vcpu::put_registers(Phys root, const Registers& regs) {
-  kvm_regs& k = run_->s.regs.regs;
-  k.rax = regs.rax, k.rbx = regs.rbx, k.rcx = regs.rcx, k.rdx = regs.rdx;
-  k.rsi = regs.rsi, k.rdi = regs.rdi, k.rbp = regs.rbp, k.rsp = regs.rsp;
-  k.r8 = regs.r8, k.r9 = regs.r9, k.r10 = regs.r10, k.r11 = regs.r11;
-  k.r12 = regs.r12, k.r13 = regs.r13, k.r14 = regs.r14, k.r15 = regs.r15;
-  k.rip = regs.rip, k.rflags = regs.eflags;
-  kvm_sregs& s = run_->s.regs.sregs;
-  s = ring3_;
-  s.cr3 = root;
-  s.fs.base = regs.fs_base;
-  s.gs.base = regs.gs_base;
-  run_->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
 }
 
 void Vcpu::take_registers(Registers& regs) const {
@@ -202,97 +190,57 @@ void Vcpu::take_registers(Registers& regs) const {
   regs.orig_rax = ~0ull;
 }
 
-// The stub halted: RIP tells which of its entries it was, the stack what the CPU pushed there.
-bool Vcpu::take_halt(Registers& regs, Trap& trap) {
-  take_registers(regs);
-  u64 at = regs.rip - 1;
-  if (at == ring0::kLstar) {
-    regs.rip = regs.rcx;
-    regs.eflags = regs.r11;
-    trap.vector = kTrapSyscall;
-    return true;
-  }
-  u64 vector = (at - ring0::kVectors) / ring0::kVectorStride;
-  u64 stack = ring0::stack_of(index_), depth = stack + kPageSize - regs.rsp;
-  u64 words = ring0::has_error_code(static_cast<u32>(vector)) ? 6 : 5;
-  if (at < ring0::kVectors || vector >= ring0::kVectorCount || depth != words * 8) return false;
-  u64 frame[6];
-  std::memcpy(frame, stack_page_ + (kPageSize - depth), words * 8);
-  const u64* f = frame;
-  if (words == 6) trap.error = *f++;
-  if ((f[1] & 3) != 3) return false;  // from ring 0: the stub itself cannot fault unless something is badly wrong
-  regs.rip = f[0];
-  regs.eflags = f[2];
-  regs.rsp = f[3];
-  trap.vector = static_cast<u32>(vector);
-  if (vector != 14) return true;
-  trap.address = run_->s.regs.sregs.cr2;
-  // A KVM that leaves CPL at 3 on SYSCALL: the first instruction fetch at LSTAR faults.
-  if (regs.rip == ring0::kLstar && trap.address == ring0::kLstar) {
-    regs.rip = regs.rcx;
-    regs.eflags = regs.r11;
-    trap.vector = kTrapSyscall;
-  }
-  return true;
+bool Vcpu::exception_pending() const {
+  const kvm_vcpu_events& events = run_->s.regs.events;
+  return events.exception.injected || events.exception.pending;
 }
 
 Trap Vcpu::run(AddressSpace& as, Registers& regs) {
-  put_registers(as.root(), regs);
-  for (;;) {
-    Stop stop = enter();
-    Trap trap;
-    if (stop == Stop::kHalt) [[likely]] {
-      if (take_halt(regs, trap)) {
-        if (trap.vector == kTrapSyscall) regs.orig_rax = regs.rax;
-        return trap;
-      }
-      recover("a halt that is not the stub's");
-      stop = Stop::kBroken;
-    }
-    if (stop == Stop::kBroken) {
-      trap.vector = kTrapBroken;
-      return trap;
-    }
-    bool in_stub = (run_->s.regs.sregs.cs.selector & 3) == 0;
-    kvm_vcpu_events& events = run_->s.regs.events;
-    if (stop == Stop::kInterrupted && (in_stub || events.exception.injected || events.exception.pending)) {
-      // Half-way through an exception: let it reach its halt, or it would hit whoever runs here next.
-      arm();
-      continue;
-    }
-    take_registers(regs);
-    trap.vector = stop == Stop::kLostPage ? kTrapLostPage : kTrapInterrupted;
-    trap.address = run_->exit_reason == kExitMemoryFault ? memory_fault_address(*run_) : kNoPhys;
-    return trap;
-  }
+  Trap trap = vm_.kind().interpreted_ring0 ? run_direct(as, regs) : run_saving(as, regs);
+  if (trap.vector == kTrapSyscall) regs.orig_rax = regs.rax;
+  return trap;
 }
 
-bool Vcpu::run_stub(Phys root, u64 rip, u64 rcx) {
+std::optional<u64> Vcpu::run_ring0(Phys root, u64 rip, u64 rcx) {
   Registers regs{};
   regs.rip = rip;
   regs.rcx = rcx;
   regs.eflags = 2;
+  run_->kvm_valid_regs = kAllState;
   put_registers(root, regs);
   run_->s.regs.sregs.cs = segment(ring0::kKernelCs, 11, 0, true);
   run_->s.regs.sregs.ss = segment(ring0::kKernelSs, 3, 0, false);
+  loaded_root_.store(root);
   Stop stop;
   do {
     arm();
     stop = enter();
   } while (stop == Stop::kInterrupted);
-  return stop == Stop::kHalt;
+  if (stop != Stop::kHalt) return {};
+  return run_->s.regs.regs.rax;
 }
 
-void Vcpu::recover(const char* what) {
+Trap Vcpu::lost_page() {
+  Trap trap;
+  trap.vector = kTrapLostPage;
+  trap.address = run_->exit_reason == kExitMemoryFault ? memory_fault_address(*run_) : kNoPhys;
+  return trap;
+}
+
+Trap Vcpu::recover() {
   counters.broken.fetch_add(1, std::memory_order_relaxed);
-  RF_WARN("vCPU {} stopped with {} (exit reason {}, suberror {}) at rip {:#x}; reset", index_, what, run_->exit_reason,
-          run_->exit_reason == KVM_EXIT_INTERNAL_ERROR ? run_->internal.suberror : 0, run_->s.regs.regs.rip);
+  bool internal = run_->exit_reason == KVM_EXIT_INTERNAL_ERROR;
+  RF_WARN("vCPU {} was stopped by what the guest did (exit reason {}, suberror {}) and is reset", index_,
+          run_->exit_reason, internal ? run_->internal.suberror : 0);
   kvm_vcpu_events events{};
   ioctl(fd_.get(), KVM_SET_VCPU_EVENTS, &events);
   kvm_mp_state state{KVM_MP_STATE_RUNNABLE};
   ioctl(fd_.get(), KVM_SET_MP_STATE, &state);
   auto configured = configure();
   RF_CHECK(configured.has_value(), "a vCPU cannot be reset");
+  Trap trap;
+  trap.vector = kTrapBroken;
+  return trap;
 }
 
 void Vcpu::get_xsave(std::byte* out, size_t size) {
@@ -325,8 +273,40 @@ Setup<void> VcpuSet::add(Supervisor& supervisor, u32 count) {
   return {};
 }
 
-void VcpuSet::flush(AddressSpace&) {}
+void VcpuSet::flush(AddressSpace& as) {
+  // Who enters the guest after the generation was raised flushes by itself.
+  for (auto& v : vcpus_) {
+    if (v->live_space_.load(std::memory_order_seq_cst) != as.id()) continue;
+    u32 run = v->runs_.load(std::memory_order_seq_cst);
+    auto still_there = [&] {
+      return v->live_space_.load(std::memory_order_seq_cst) == as.id() &&
+             v->runs_.load(std::memory_order_seq_cst) == run;
+    };
+    if (!still_there()) continue;
+    if (Worker* w = v->worker_.load(std::memory_order_acquire)) w->kick();
+    for (int i = 0; i < kFlushSpins && still_there(); ++i) __builtin_ia32_pause();
+    v->run_watchers_.fetch_add(1, std::memory_order_seq_cst);
+    while (still_there()) futex_wait(v->runs_, run, kNever);
+    v->run_watchers_.fetch_sub(1, std::memory_order_seq_cst);
+  }
+}
 
-void VcpuSet::retire_root(Phys root) { vm_.free_pages({root}); }
+// With shadow paging a vCPU's CR3 may point anywhere while it runs nothing: the page is not used again before all
+// shadows are dropped. Otherwise the vCPU enters its stub through the old tables, so these have to stay.
+void VcpuSet::retire_root(Phys root) {
+  if (vm_.kind().interpreted_ring0) return vm_.free_pages({root});
+  std::vector<Phys> unused;
+  {
+    SpinGuard guard(retired_lock_);
+    retired_roots_.push_back(root);
+    std::erase_if(retired_roots_, [&](Phys p) {
+      for (auto& v : vcpus_)
+        if (v->loaded_root_.load() == p) return false;
+      unused.push_back(p);
+      return true;
+    });
+  }
+  vm_.free_pages(unused);
+}
 
 }  // namespace rf::kvm

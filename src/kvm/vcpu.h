@@ -7,12 +7,14 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/scheduler.h"
 #include "kvm/address_space.h"
 #include "kvm/supervisor.h"
 #include "kvm/vm.h"
+#include "ring0/image.h"
 
 namespace rf::kvm {
 
@@ -46,8 +48,15 @@ class Vcpu final : public GuestKicker {
   // Runs guest code in `as` until it stops; `regs` go in and come out. Registers must be sane (Context sees to it).
   Trap run(AddressSpace& as, Registers& regs);
 
-  // Runs ring-0 code of the stub page at `rip` until it halts; for probing. False when it did something else.
-  bool run_stub(Phys root, u64 rip, u64 rcx);
+  // Runs ring-0 code of the stub page at `rip` until it halts, and returns RAX; for probing, before guest code runs.
+  // Null when it did something else.
+  std::optional<u64> run_ring0(Phys root, u64 rip, u64 rcx);
+  void kind_is_known() {
+    run_->kvm_valid_regs =
+        vm_.kind().interpreted_ring0 ? KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS : 0;
+  }
+  int fd() const { return fd_.get(); }
+  bool has_fsgsbase() const { return fsgsbase_; }
 
   // Vector state: fp_size() bytes. Callers hold fp_lock.
   void get_xsave(std::byte* out, size_t size);
@@ -62,17 +71,37 @@ class Vcpu final : public GuestKicker {
   u32 index() const { return index_; }
 
  private:
+  friend class VcpuSet;
   enum class Stop { kHalt, kInterrupted, kLostPage, kBroken };
 
   Vcpu(Vm& vm, Supervisor& supervisor, u32 index) : vm_(vm), supervisor_(supervisor), index_(index) {}
   std::atomic_ref<u8> immediate_exit() { return std::atomic_ref<u8>(run_->immediate_exit); }
   // Sets everything but general registers, from any state.
   Setup<void> configure();
+  Setup<void> set_system_registers();
   Stop enter();
-  void put_registers(Phys root, const Registers& regs);
+  Trap lost_page();
+  // After KVM gave up: says so, and makes the vCPU usable again.
+  Trap recover();
+  // The vCPU's state is in run_->s.regs: into `regs`.
   void take_registers(Registers& regs) const;
+  // Stopped between the CPU's meeting an exception and the stub's halt?
+  bool exception_pending() const;
+
+  // Interpreted ring 0 (direct_entry.cc): registers go in and out through the shared kvm_run page, straight to
+  // ring 3; what little ring 0 has to do is one halt.
+  Trap run_direct(AddressSpace& as, Registers& regs);
+  void put_registers(Phys root, const Registers& regs);
   bool take_halt(Registers& regs, Trap& trap);
-  void recover(const char* what);
+
+  // Native ring 0 (stub_entry.cc): registers go in and out through the save area, by the stub.
+  Trap run_saving(AddressSpace& as, Registers& regs);
+  Trap run_saving_until_trap(AddressSpace& as, Registers& regs, u64 generation);
+  void fill_save_area(const Registers& regs);
+  bool take_save_area(Registers& regs, Trap& trap);
+  void put_at_resume(Phys root);
+  void fetch_state();
+  void translations_are_of(AddressSpace& as, u64 generation);
 
   Vm& vm_;
   Supervisor& supervisor_;
@@ -80,9 +109,21 @@ class Vcpu final : public GuestKicker {
   hostio::HostFd fd_;
   kvm_run* run_ = nullptr;
   size_t run_size_ = 0;
-  kvm_sregs ring3_{};  // system registers as they are in guest code, but for CR3 and the bases
-  std::byte* stack_page_ = nullptr;
   size_t xsave_buffer_size_ = 4096;
+  kvm_sregs ring3_{};  // system registers as they are in guest code, but for CR3 and the bases
+  bool fsgsbase_ = false;
+  std::byte* stack_page_ = nullptr;
+
+  ring0::SaveArea* save_ = nullptr;
+  ring0::ResumeCode resume_{};
+  bool at_resume_ = false;  // halted in the stub: KVM_RUN goes on to ring 3
+  u64 cr3_space_ = 0;       // id and generation of the address space as CR3 and the TLB have it
+  u64 cr3_generation_ = 0;
+  std::atomic<Phys> loaded_root_{0};  // in CR3, or may be
+  std::atomic<u64> live_space_{0};    // id of the space whose guest code runs or is about to
+  std::atomic<u32> runs_{0};          // stays in the guest that have ended; a futex
+  std::atomic<u32> run_watchers_{0};  // who waits for it to change
+  std::atomic<Worker*> worker_{nullptr};
 };
 
 // The vCPUs of a VM by worker index.
@@ -101,6 +142,8 @@ class VcpuSet {
  private:
   Vm& vm_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
+  SpinLock retired_lock_;
+  std::vector<Phys> retired_roots_;  // still in the CR3 of some vCPU
 };
 
 }  // namespace rf::kvm

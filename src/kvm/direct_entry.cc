@@ -1,0 +1,76 @@
+// Entering ring 3 where ring 0 is interpreted. See docs/kvm.md.
+#include <cstring>
+
+#include "kvm/vcpu.h"
+
+namespace rf::kvm {
+
+void Vcpu::put_registers(Phys root, const Registers& regs) {
+  kvm_regs& k = run_->s.regs.regs;
+  k.rax = regs.rax, k.rbx = regs.rbx, k.rcx = regs.rcx, k.rdx = regs.rdx;
+  k.rsi = regs.rsi, k.rdi = regs.rdi, k.rbp = regs.rbp, k.rsp = regs.rsp;
+  k.r8 = regs.r8, k.r9 = regs.r9, k.r10 = regs.r10, k.r11 = regs.r11;
+  k.r12 = regs.r12, k.r13 = regs.r13, k.r14 = regs.r14, k.r15 = regs.r15;
+  k.rip = regs.rip, k.rflags = regs.eflags;
+  kvm_sregs& s = run_->s.regs.sregs;
+  s = ring3_;
+  s.cr3 = root;
+  s.fs.base = regs.fs_base;
+  s.gs.base = regs.gs_base;
+  run_->kvm_dirty_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+}
+
+// The stub halted: RIP tells which of its entries it was, the stack what the CPU pushed there.
+bool Vcpu::take_halt(Registers& regs, Trap& trap) {
+  take_registers(regs);
+  u64 at = regs.rip - 1;
+  if (at == ring0::kLstar) {
+    regs.rip = regs.rcx;
+    regs.eflags = regs.r11;
+    trap.vector = kTrapSyscall;
+    return true;
+  }
+  u64 vector = (at - ring0::kVectors) / ring0::kVectorStride;
+  u64 stack = ring0::stack_of(index_), depth = stack + kPageSize - regs.rsp;
+  u64 words = ring0::has_error_code(static_cast<u32>(vector)) ? 6 : 5;
+  if (at < ring0::kVectors || vector >= ring0::kVectorCount || depth != words * 8) return false;
+  u64 frame[6];
+  std::memcpy(frame, stack_page_ + (kPageSize - depth), words * 8);
+  const u64* f = frame;
+  if (words == 6) trap.error = *f++;
+  if ((f[1] & 3) != 3) return false;  // from ring 0: the stub itself cannot fault unless something is badly wrong
+  regs.rip = f[0];
+  regs.eflags = f[2];
+  regs.rsp = f[3];
+  trap.vector = static_cast<u32>(vector);
+  if (vector != 14) return true;
+  trap.address = run_->s.regs.sregs.cr2;
+  // A KVM that leaves CPL at 3 on SYSCALL: the first instruction fetch at LSTAR faults.
+  if (regs.rip == ring0::kLstar && trap.address == ring0::kLstar) {
+    regs.rip = regs.rcx;
+    regs.eflags = regs.r11;
+    trap.vector = kTrapSyscall;
+  }
+  return true;
+}
+
+Trap Vcpu::run_direct(AddressSpace& as, Registers& regs) {
+  put_registers(as.root(), regs);
+  for (;;) {
+    Stop stop = enter();
+    Trap trap;
+    if (stop == Stop::kHalt && take_halt(regs, trap)) [[likely]]
+      return trap;
+    bool in_ring0 = (run_->s.regs.sregs.cs.selector & 3) == 0;
+    if (stop == Stop::kInterrupted && (in_ring0 || exception_pending())) {
+      // Half-way through an exception: let it reach its halt, or it would hit whoever runs here next.
+      arm();
+      continue;
+    }
+    if (!in_ring0) take_registers(regs);
+    if (stop == Stop::kInterrupted) return trap;
+    return stop == Stop::kLostPage && !in_ring0 ? lost_page() : recover();
+  }
+}
+
+}  // namespace rf::kvm

@@ -127,7 +127,7 @@ TEST(stopped_process_does_not_run) {
 }
 
 static volatile sig_atomic_t g_chld;
-static siginfo_t g_chld_info;
+static volatile siginfo_t g_chld_info;
 static void on_chld(int signo, siginfo_t* info, void* context) {
   (void)signo, (void)context;
   g_chld_info = *info;

@@ -26,6 +26,7 @@ class MmTest : public ::testing::Test {
     frames_ = Frames::create(*memory_, limit);
     clock_ = std::move(*VdsoClock::create(*frames_));
     mm_ = fresh();
+    mm_->layout().mmap_base = 0x6f00'0000'0000;
   }
   ~MmTest() override {
     mm_.reset();

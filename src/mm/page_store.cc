@@ -44,7 +44,7 @@ struct PageStore::Impl {
   }
 
   void insert(u64 offset, PhysRun run);
-  bool add_if_hole(u64 offset, PhysRun run, u64 grow_to);
+  bool add_if_hole(u64 offset, PhysRun run, u64 grow_to, bool past_end);
   void remove(u64 start, u64 end, std::vector<PhysRun>& removed);
   void zero_within(u64 start, u64 end);
   void drop(const std::vector<PhysRun>& list) {
@@ -65,14 +65,14 @@ void PageStore::Impl::insert(u64 offset, PhysRun run) {
   runs.emplace(offset, run);
 }
 
-// Adds the pages if [offset, offset + run.len) is still a hole; with `grow_to` the file becomes at least that large,
-// else pages past its end are refused.
-bool PageStore::Impl::add_if_hole(u64 offset, PhysRun run, u64 grow_to) {
+// Adds the pages if [offset, offset + run.len) is still a hole; the file becomes at least `grow_to` large. Pages past
+// its end are refused unless `past_end`.
+bool PageStore::Impl::add_if_hole(u64 offset, PhysRun run, u64 grow_to, bool past_end) {
   frames.mark_file(run.phys, run.len >> kPageShift);
   {
     std::lock_guard guard(lock);
     u64 end = offset + run.len;
-    bool inside = grow_to != 0 || end <= page_up(size);
+    bool inside = past_end || end <= page_up(size);
     if (inside && find(offset) == runs.end() && hole_end(offset, end) == end) {
       insert(offset, run);
       size = std::max(size, grow_to);
@@ -176,7 +176,7 @@ Result<void> PageStore::allocate(u64 offset, u64 len) {
     auto run = impl_->frames.allocate(hole >> kPageShift, Fill::kZero);
     if (!run) return err(ENOSPC);
     // Beyond the end of the file too: FALLOC_FL_KEEP_SIZE.
-    impl_->add_if_hole(at, *run, 1);
+    impl_->add_if_hole(at, *run, 0, true);
   }
   return {};
 }
@@ -248,7 +248,7 @@ Result<size_t> PageStore::write(u64 offset, std::span<const std::byte> in) {
     safe_zero(p, at - base);
     safe_copy(p + (at - base), from, stop - at);
     safe_zero(p + (stop - base), base + run->len - stop);
-    if (impl_->add_if_hole(base, *run, stop)) at = stop;
+    if (impl_->add_if_hole(base, *run, stop, true)) at = stop;
   }
   if (at == offset) return err(ENOSPC);
   return static_cast<size_t>(at - offset);
@@ -273,7 +273,7 @@ Result<PhysRun> PageStore::pin(u64 offset, u64 len, bool) {
     }
     // Linux makes pages for reads of a shared mapping's holes too.
     PhysRun run = TRY(frames.allocate(std::min(hole >> kPageShift, kPinAllocates), Fill::kZero));
-    impl_->add_if_hole(offset, run, 0);
+    impl_->add_if_hole(offset, run, 0, false);
   }
 }
 

@@ -73,6 +73,14 @@ class File : public RefCounted {
   virtual Result<void> fallocate(const Context& ctx, int mode, u64 offset, u64 len);
   // What mmap(2) maps; ENODEV. The default: the inode's mappable().
   virtual Result<Ref<mm::MapObject>> map_object();
+  // What mmap(2) calls: as map_object(), for a mapping of this kind. Sealed files refuse (EPERM) or clear `may_write`.
+  // The object lives as long as any part of the mapping does.
+  struct MapUse {
+    bool shared = false;
+    bool write = false;      // PROT_WRITE
+    bool may_write = false;  // shared, and the description is open for writing: mprotect may add PROT_WRITE
+  };
+  virtual Result<Ref<mm::MapObject>> map_object_for(MapUse& /*use*/) { return map_object(); }
   // close(2) of one descriptor: flush. Errors are reported to the guest; the descriptor is gone anyway.
   virtual Result<void> flush(const Context&) { return {}; }
   // Lines after pos/flags/mnt_id in /proc/PID/fdinfo.

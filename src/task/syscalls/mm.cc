@@ -22,7 +22,10 @@ SysResult sys_mmap(Task& t, const SyscallArgs& a) {
     if ((m.prot & PROT_WRITE) != 0 && !m.may_write) return err(EACCES);
     m.may_exec = !file->path().mount || (file->path().mount->flags & MS_NOEXEC) == 0;
     if ((m.prot & PROT_EXEC) != 0 && !m.may_exec) return err(EPERM);
-    m.object = TRY(file->map_object());
+    const bool shared = type != MAP_PRIVATE;
+    fs::File::MapUse use{shared, (m.prot & PROT_WRITE) != 0, shared && m.may_write};
+    m.object = TRY(file->map_object_for(use));
+    if (shared) m.may_write = use.may_write;
   }
   return t.mm->mmap(m);
 }

@@ -41,4 +41,10 @@ if(RF_SANITIZE)
 else()
   # The sentry must load high and alone, at addresses no guest can have: a static position-independent executable.
   target_link_options(rf_executable_flags INTERFACE -static-pie)
+  # Its heap too, in place of libc's program break. Replaces symbols of libc.a and runs before the stack protector is
+  # set up, hence the flags.
+  add_library(rf_high_heap OBJECT ${CMAKE_SOURCE_DIR}/src/core/high_heap.cc)
+  target_compile_options(rf_high_heap PRIVATE -Wall -Wextra -Werror -fno-lto -fno-stack-protector
+    -fno-omit-frame-pointer)
+  target_link_libraries(rf_executable_flags INTERFACE $<TARGET_OBJECTS:rf_high_heap>)
 endif()

@@ -62,10 +62,10 @@ inline Ref<Fiber> spawn(std::string name, std::function<void()> body) {
 // Counts fibers down and lets one wait for them.
 class Countdown {
  public:
-  explicit Countdown(u32 n) : left_(n), waiter_(&Fiber::current()) {}
+  explicit Countdown(u32 n) : left_(n), waiter_(Fiber::current()) {}
   void done() {
     // The reference outlives this object, which goes as soon as the waiter sees 0.
-    Ref<Fiber> waiter = waiter_;
+    Ref<Fiber> waiter(&waiter_);
     if (left_.fetch_sub(1) == 1) waiter->unpark();
   }
   void wait() {
@@ -74,7 +74,7 @@ class Countdown {
 
  private:
   std::atomic<u32> left_;
-  Ref<Fiber> waiter_;
+  Fiber& waiter_;
 };
 
 // Work for tests of races: less of it under sanitizers, which slow it down tenfold.

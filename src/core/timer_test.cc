@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 #include "core/test_scheduler.h"
@@ -103,7 +104,8 @@ TEST(TimerTest, HeapKeepsOrderUnderRandomUse) {
         t.deadline = kNever;
       }
     }
-    sleep_until(base + 2 * kMillisecond, Interruptible::kNo);
+    // From now, too: on a slow machine `base` is past already, and a sleep that is over lets no timer run.
+    sleep_until(std::max(base, monotonic_now()) + 2 * kMillisecond, Interruptible::kNo);
     for (auto& t : timers) EXPECT_FALSE(t.armed());
   });
 }

@@ -164,7 +164,8 @@ bool Clock::read_page(rf_clock_page& out) const {
          .realtime_offset = load(page_->realtime_offset)};
   _mm_lfence();
   u64 ticks = __rdtsc() - out.base_tsc;
-  std::atomic_thread_fence(std::memory_order_acquire);
+  // The CPU keeps loads in order; the compiler must as well.
+  asm volatile("" ::: "memory");
   if (load(page_->sequence) != sequence || ticks >= out.max_ticks) return false;
   out.monotonic_ns = rf_clock_line(&out, ticks);
   return true;

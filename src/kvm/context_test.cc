@@ -122,11 +122,45 @@ TEST_F(ContextTest, SyscallCost) {
     auto c = make_context();
     Registers r = start_registers();
     run(*c, *as, r);
-    constexpr int kRounds = 2000;
-    Nanos begin = monotonic_now();
-    for (int i = 0; i < kRounds; ++i) run(*c, *as, r);
-    RecordProperty("ns_per_syscall", std::to_string((monotonic_now() - begin) / kRounds));
-    printf("%ld ns per syscall\n", (monotonic_now() - begin) / kRounds);
+    // The best of many short batches: the machine may be busy.
+    Nanos best = kNever;
+    for (int batch = 0; batch < 100; ++batch) {
+      constexpr int kRounds = 20;
+      Nanos begin = monotonic_now();
+      for (int i = 0; i < kRounds; ++i) run(*c, *as, r);
+      best = std::min(best, (monotonic_now() - begin) / kRounds);
+    }
+    printf("%ld ns per syscall\n", best);
+  });
+}
+
+TEST_F(ContextTest, PageFaultCost) {
+  run_fibers(1, [&] {
+    auto as = make_space(read_loop);
+    auto c = make_context();
+    Registers r = start_registers();
+    Phys p = take_pages(4000);
+    Nanos best_fault = kNever, best_touch = kNever;
+    u64 page = 0;
+    for (int batch = 0; batch < 100; ++batch) {
+      constexpr int kRounds = 20;
+      Nanos fault = 0, touch = 0;
+      for (int i = 0; i < kRounds; ++i, ++page) {
+        word(p + page * kPageSize) = 1;
+        r.rip = kCode;
+        r.rbx = kData + page * 16 * kPageSize;  // no neighbours to prefetch
+        Nanos begin = monotonic_now();
+        ASSERT_EQ(run(*c, *as, r).kind, Exit::Kind::kPageFault);
+        Nanos middle = monotonic_now();
+        ASSERT_TRUE(as->map(r.rbx, p + page * kPageSize, kPageSize, kRw));
+        ASSERT_EQ(run(*c, *as, r).kind, Exit::Kind::kSyscall);
+        fault += middle - begin;
+        touch += monotonic_now() - middle;
+      }
+      best_fault = std::min(best_fault, fault / kRounds);
+      best_touch = std::min(best_touch, touch / kRounds);
+    }
+    printf("%ld ns per page fault, %ld ns to map, touch and make a syscall\n", best_fault, best_touch);
   });
 }
 

@@ -5,6 +5,19 @@
 
 namespace rf::kvm {
 
+namespace {
+
+// Where SYSCALL has left ring 3's RIP and RFLAGS.
+Trap system_call(Registers& regs) {
+  regs.rip = regs.rcx;
+  regs.eflags = regs.r11;
+  Trap trap;
+  trap.vector = kTrapSyscall;
+  return trap;
+}
+
+}  // namespace
+
 void Vcpu::put_registers(Phys root, const Registers& regs) {
   kvm_regs& k = run_->s.regs.regs;
   k.rax = regs.rax, k.rbx = regs.rbx, k.rcx = regs.rcx, k.rdx = regs.rdx;
@@ -25,9 +38,7 @@ bool Vcpu::take_halt(Registers& regs, Trap& trap) {
   take_registers(regs);
   u64 at = regs.rip - 1;
   if (at == ring0::kLstar) {
-    regs.rip = regs.rcx;
-    regs.eflags = regs.r11;
-    trap.vector = kTrapSyscall;
+    trap = system_call(regs);
     return true;
   }
   u64 vector = (at - ring0::kVectors) / ring0::kVectorStride;
@@ -46,12 +57,35 @@ bool Vcpu::take_halt(Registers& regs, Trap& trap) {
   if (vector != 14) return true;
   trap.address = run_->s.regs.sregs.cr2;
   // A KVM that leaves CPL at 3 on SYSCALL: the first instruction fetch at LSTAR faults.
-  if (regs.rip == ring0::kLstar && trap.address == ring0::kLstar) {
-    regs.rip = regs.rcx;
-    regs.eflags = regs.r11;
-    trap.vector = kTrapSyscall;
-  }
+  if (regs.rip == ring0::kLstar && trap.address == ring0::kLstar) trap = system_call(regs);
   return true;
+}
+
+// KVM met an instruction in ring 3 that it can neither run nor emulate. That leaves the vCPU as it is.
+std::optional<Trap> Vcpu::take_give_up(Registers& regs) {
+  if ((run_->s.regs.sregs.cs.selector & 3) != 3) return {};
+  if (run_->exit_reason == KVM_EXIT_INTERNAL_ERROR && run_->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
+    take_registers(regs);
+    if (regs.rip == ring0::kNothing) return system_call(regs);
+    Trap trap;
+    trap.vector = 6;
+    return trap;
+  }
+  if (run_->exit_reason == KVM_EXIT_MMIO) {
+    // Ring 3 touched kNothing, the only page there is without memory: a page fault to all the world.
+    take_registers(regs);
+    Trap trap;
+    trap.vector = 14;
+    trap.address = ring0::kNothing + (run_->mmio.phys_addr & kPageMask);
+    trap.error = 4 | (run_->mmio.is_write ? 2 : 0);
+    // KVM believes the access to be under way, and would finish it on whoever runs here next.
+    do {
+      on_kick_signal();
+      enter();
+    } while (run_->exit_reason == KVM_EXIT_MMIO);
+    return trap;
+  }
+  return {};
 }
 
 Trap Vcpu::run_direct(AddressSpace& as, Registers& regs) {
@@ -61,6 +95,10 @@ Trap Vcpu::run_direct(AddressSpace& as, Registers& regs) {
     Trap trap;
     if (stop == Stop::kHalt && take_halt(regs, trap)) [[likely]]
       return trap;
+    if (stop == Stop::kBroken) {
+      if (auto gave_up = take_give_up(regs)) [[likely]]
+        return *gave_up;
+    }
     bool in_ring0 = (run_->s.regs.sregs.cs.selector & 3) == 0;
     if (stop == Stop::kInterrupted && (in_ring0 || exception_pending())) {
       // Half-way through an exception: let it reach its halt, or it would hit whoever runs here next.

@@ -1,5 +1,7 @@
 #include "kvm/kind.h"
 
+#include <sys/ioctl.h>
+
 #include <algorithm>
 
 #include "core/log.h"
@@ -64,10 +66,17 @@ Setup<void> find_kind(Vm& vm, Supervisor& supervisor, Vcpu& vcpu) {
     kind.shadow_paging = after != 2;
     words(vm, pages->root)[0] = 0;
   }
+  if (kind.interpreted_ring0) {
+    kvm_enable_cap cap{};
+    cap.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE;
+    cap.args[0] = 1;
+    kind.syscall_to_nothing = ioctl(vm.fd(), KVM_ENABLE_CAP, &cap) == 0;
+    if (kind.syscall_to_nothing) supervisor.map_nothing();
+  }
   vm.set_kind(kind);
-  // The root stays: it is in CR3.
+  // The root stays: it is, or was, in CR3.
   vm.free_pages({pages->upper, pages->directory, pages->leaf, pages->first, pages->second});
-  vcpu.kind_is_known();
+  TRY(vcpu.kind_is_known());
   RF_DEBUG("KVM: {:.0f} ns per ring-0 instruction, {} paging", kind.ring0_ns, kind.shadow_paging ? "shadow" : "nested");
   return {};
 }

@@ -6,8 +6,9 @@
 namespace rf::kvm {
 
 namespace {
-constexpr u64 kTable = 0x23;  // present, writable, accessed
-constexpr u64 kPage = 0x61;   // present, accessed, dirty; no user bit, so ring 3 cannot touch it
+constexpr u64 kTable = 0x27;     // present, writable, user, accessed: the leaves decide
+constexpr u64 kUserPage = 0x65;  // present, user, accessed, dirty
+constexpr u64 kPage = 0x61;      // present, accessed, dirty; no user bit, so ring 3 cannot touch it
 constexpr u64 kWritable = 2;
 constexpr u64 kNoExec = u64{1} << 63;
 constexpr u64 kAddress = 0x000f'ffff'ffff'f000;
@@ -58,10 +59,12 @@ void Supervisor::use_saving_stub(bool fsgsbase) {
     if (host_page(ring0::tss_of(i))) write_tss(i);
 }
 
+void Supervisor::map_nothing() { leaf_[index_of(ring0::kNothing)] = Vm::kUnbackedPage | kUserPage; }
+
 std::byte* Supervisor::host_page(u64 va) const {
   if (va < ring0::kBase || va >= ring0::kEnd) return nullptr;
   u64 entry = leaf_[index_of(va)];
-  return entry & 1 ? static_cast<std::byte*>(vm_.host_page(entry & kAddress)) : nullptr;
+  return (entry & 1) && !(entry & 4) ? static_cast<std::byte*>(vm_.host_page(entry & kAddress)) : nullptr;
 }
 
 }  // namespace rf::kvm

@@ -16,6 +16,9 @@ class Supervisor {
   // Replaces the halting stub, which is there at first, by the one that saves registers. Before any guest code runs.
   void use_saving_stub(bool fsgsbase);
 
+  // Maps ring0::kNothing, for LSTAR to point to.
+  void map_nothing();
+
   // Maps the pages of one vCPU. Call once for each, before it runs. ENOMEM.
   Result<void> add_vcpu(u32 index);
 

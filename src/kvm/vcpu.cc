@@ -133,7 +133,7 @@ Setup<void> Vcpu::configure() {
 
   const Msr msrs[] = {
       {kMsrStar, (u64{ring0::kUserCs - 16} << 48) | (u64{ring0::kKernelCs} << 32)},
-      {kMsrLstar, ring0::kLstar},
+      {kMsrLstar, vm_.kind().syscall_to_nothing ? ring0::kNothing : ring0::kLstar},
       {kMsrSyscallMask, kSyscallMask},
   };
   if (!set_msrs(fd_.get(), msrs)) return failed("system call registers");

@@ -51,10 +51,8 @@ class Vcpu final : public GuestKicker {
   // Runs ring-0 code of the stub page at `rip` until it halts, and returns RAX; for probing, before guest code runs.
   // Null when it did something else.
   std::optional<u64> run_ring0(Phys root, u64 rip, u64 rcx);
-  void kind_is_known() {
-    run_->kvm_valid_regs =
-        vm_.kind().interpreted_ring0 ? KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS : 0;
-  }
+  // To be called when vm.kind() has changed.
+  Setup<void> kind_is_known() { return configure(); }
   int fd() const { return fd_.get(); }
   bool has_fsgsbase() const { return fsgsbase_; }
 
@@ -92,6 +90,7 @@ class Vcpu final : public GuestKicker {
   // ring 3; what little ring 0 has to do is one halt.
   Trap run_direct(AddressSpace& as, Registers& regs);
   void put_registers(Phys root, const Registers& regs);
+  std::optional<Trap> take_give_up(Registers& regs);
   bool take_halt(Registers& regs, Trap& trap);
 
   // Native ring 0 (stub_entry.cc): registers go in and out through the save area, by the stub.

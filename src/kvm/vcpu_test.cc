@@ -23,7 +23,8 @@ RF_GUEST(vc_xgetbv, "xor %ecx,%ecx\n xgetbv\n syscall")
 RF_GUEST(vc_loop, "1: syscall\n jmp 1b")
 RF_GUEST(vc_flags, "pushf\n pop %rdi\n syscall")
 RF_GUEST(vc_read, "1: mov (%rbx),%rax\n syscall\n jmp 1b")
-RF_GUEST(vc_jump_lstar, "movabs $0xffffff0000000000,%rax\n lea 1f(%rip),%rcx\n jmp *%rax\n1: ud2")
+RF_GUEST(vc_jump_lstar, "lea 1f(%rip),%rcx\n jmp *%rax\n1: ud2")
+RF_GUEST(vc_touch, "1: mov (%rbx),%rax\n movups %xmm0,(%rbx)\n incl 4094(%rbx)\n ud2")
 
 class VcpuTest : public KvmTest {};
 
@@ -141,19 +142,52 @@ TEST_F(VcpuTest, RdtscpTellsTheVcpu) {
   });
 }
 
-// Jumping to the system call entry is no way into ring 0, and at worst a system call.
+// Jumping to a system call entry is no way into ring 0, and at worst a system call.
 TEST_F(VcpuTest, JumpToSystemCallEntry) {
   run_fibers(1, [&] {
-    auto c = make_context();
-    auto as = make_space(vc_jump_lstar);
-    Registers r = start_registers();
-    Exit e = run(*c, *as, r);
-    if (e.kind == Exit::Kind::kPageFault) {
-      EXPECT_EQ(e.address, ring0::kLstar);
-      EXPECT_EQ(r.rip, ring0::kLstar);
-    } else {
-      EXPECT_EQ(e.kind, Exit::Kind::kSyscall);
+    for (u64 entry : {ring0::kLstar, ring0::kNothing, ring0::kNothing + 8}) {
+      auto c = make_context();
+      auto as = make_space(vc_jump_lstar);
+      Registers r = start_registers();
+      r.rax = entry;
+      Exit e = run(*c, *as, r);
+      if (e.kind == Exit::Kind::kPageFault) {
+        EXPECT_EQ(e.address, entry);
+        EXPECT_EQ(r.rip, entry);
+      } else {
+        EXPECT_TRUE(e.kind == Exit::Kind::kSyscall || (e.kind == Exit::Kind::kException && e.signo == SIGILL));
+      }
     }
+  });
+}
+
+// No access to the supervisor part succeeds, and none disturbs the vCPU.
+TEST_F(VcpuTest, SupervisorPagesFault) {
+  run_fibers(1, [&] {
+    auto c = make_context(), other = make_context();
+    auto as = make_space(vc_touch), loop = make_space(vc_loop);
+    for (u64 va = ring0::kBase; va < ring0::tss_of(2); va += kPageSize)
+      for (u64 skip : {0, 3, 6}) {
+        Registers r = start_registers();
+        r.rbx = va;
+        r.rip += skip;
+        r.rax = 0x1234;
+        Exit e = run(*c, *as, r);
+        if (e.kind == Exit::Kind::kPageFault) {
+          EXPECT_EQ(e.address & ~kPageMask, skip == 6 ? e.address & ~kPageMask : va);
+          EXPECT_FALSE(e.present);
+        } else {
+          EXPECT_EQ(e.kind, Exit::Kind::kException);
+          EXPECT_EQ(e.signo, SIGILL);
+        }
+        EXPECT_EQ(r.rip, kCode + skip);
+        EXPECT_EQ(r.rax, 0x1234u);
+        Registers ro = start_registers();
+        ro.rax = 0x5678;
+        ASSERT_EQ(run(*other, *loop, ro).kind, Exit::Kind::kSyscall);
+        EXPECT_EQ(ro.rax, 0x5678u);
+      }
+    EXPECT_EQ(platform_->vcpus().at(0).counters.broken, 0u);
   });
 }
 

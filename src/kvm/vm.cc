@@ -127,7 +127,7 @@ Result<void> Vm::add_memory_slot(u64 index) {
 // Called with page_lock_ held (or before anybody else knows the VM).
 Result<void> Vm::add_private_chunk() {
   Phys p = kPrivateBase + private_chunks_ * kPrivateChunk;
-  if (p + kPrivateChunk > kTinyPage) return err(ENOMEM);
+  if (p + kPrivateChunk > kUnbackedPage) return err(ENOMEM);
   if (mprotect(host_page(p), kPrivateChunk, PROT_READ | PROT_WRITE) != 0) return err(ENOMEM);
   TRY(set_slot(static_cast<u32>(kPrivateSlot0 + private_chunks_), p, kPrivateChunk, host_page(p)));
   ++private_chunks_;

@@ -26,9 +26,10 @@ using platform::Phys;
 
 // What this KVM turned out to be, by trying. See docs/kvm.md.
 struct Kind {
-  bool interpreted_ring0 = true;  // ring 0 costs about a microsecond an instruction; SYSCALL arrives as a page fault
-  bool shadow_paging = true;      // page-table writes made by the host are not noticed
-  double ring0_ns = 0;            // measured, per instruction
+  bool interpreted_ring0 = true;    // ring 0 costs about a microsecond an instruction; SYSCALL arrives as a page fault
+  bool shadow_paging = true;        // page-table writes made by the host are not noticed
+  double ring0_ns = 0;              // measured, per instruction
+  bool syscall_to_nothing = false;  // SYSCALL in ring 3 enters at ring0::kNothing, and KVM_RUN ends there
 };
 
 // The /dev/kvm of this host, checked for what we need. The error says what to do.
@@ -45,6 +46,9 @@ class Vm {
   const std::vector<kvm_cpuid_entry2>& cpuid() const { return cpuid_; }
   const Kind& kind() const { return kind_; }
   void set_kind(const Kind& kind) { kind_ = kind; }
+
+  // In no memory slot, ever.
+  static constexpr Phys kUnbackedPage = GuestMemory::kSize - 2 * kPageSize;
 
   // Makes [p, p+len) of GuestMemory guest-physical memory. Any thread. ENOMEM when KVM refuses.
   Result<void> require(Phys p, u64 len) {

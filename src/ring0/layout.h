@@ -15,6 +15,9 @@ inline constexpr u32 kTopIndex = (kBase >> 39) & 511;  // in the top-level table
 inline constexpr u64 kStub = kBase;
 inline constexpr u64 kGdt = kBase + 1 * kPageSize;
 inline constexpr u64 kIdt = kBase + 2 * kPageSize;
+// Open to ring 3 and mapped to nothing, where ring 0 is interpreted: the instruction fetch of a SYSCALL that enters
+// there has KVM give up, which is the cheapest exit there is.
+inline constexpr u64 kNothing = kBase + 3 * kPageSize;
 // Per vCPU: a task state segment, a page that stays unmapped, the stack that exceptions push to where ring 0 is
 // interpreted, and the register save area.
 inline constexpr u64 kVcpuBase = kBase + 16 * kPageSize;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "core/check.h"
 
@@ -72,7 +73,10 @@ void ChunkMap::link(u32 index, u32 list) {
 void ChunkMap::unlink(u32 index) {
   Chunk& c = chunks_[index];
   if (c.list == 0) return;
-  if (c.list == kDirtyList) free_dirty_.fetch_sub(1, std::memory_order_relaxed);
+  if (c.list == kDirtyList) {
+    u64 left = free_dirty_.fetch_sub(1, std::memory_order_relaxed) - 1;
+    low_water_ = std::min(low_water_, left);
+  }
   if (c.next != kNone) chunks_[c.next - 1].prev = c.prev;
   if (c.prev != kNone)
     chunks_[c.prev - 1].next = c.next;
@@ -164,6 +168,11 @@ void ChunkMap::give_back(PageRange range) {
   c.free_pages += static_cast<u32>(range.count);
   RF_CHECK(c.free_pages <= kChunkPages, "frames freed twice");
   relist(index);
+}
+
+u64 ChunkMap::reset_low_water() {
+  SpinGuard guard(lock_);
+  return std::exchange(low_water_, free_dirty_.load(std::memory_order_relaxed));
 }
 
 std::vector<u32> ChunkMap::detach_free_dirty(u64 keep) {

@@ -34,6 +34,8 @@ class ChunkMap {
 
   // Free chunks whose pages have been used since the host last took them back.
   u64 free_dirty_chunks() const { return free_dirty_.load(std::memory_order_relaxed); }
+  // The fewest that there were since the last call.
+  u64 reset_low_water();
   // Takes free dirty chunks out until `keep` are left; nobody gets them until attach_clean().
   std::vector<u32> detach_free_dirty(u64 keep);
   void attach_clean(const std::vector<u32>& chunks);
@@ -67,6 +69,7 @@ class ChunkMap {
   u32 in_file_ = 0;  // chunks the memory file has room for
   std::array<u32, kLists> heads_{};
   std::atomic<u64> free_dirty_{0};
+  u64 low_water_ = 0;
 };
 
 }  // namespace rf::mm

@@ -15,10 +15,10 @@ using platform::Prot;
 using Kind = FaultFailure::Kind;
 
 // A fault costs an exit of the virtual machine; a page of zeros costs a tenth of that. So faults map around: anonymous
-// memory by 64 KiB, more as long as faults follow one another upwards; file pages, which cost nothing, by a
+// memory by 32 KiB, more as long as faults follow one another upwards; file pages, which cost nothing, by a
 // whole chunk of the file window; copies of file pages by a little, as they use memory. Small writable file mappings
 // are the data of programs and libraries, which is written soon after it is read: they are copied at the first touch.
-constexpr u64 kAnonAround = 16;
+constexpr u64 kAnonAround = 8;
 constexpr u64 kAnonAroundMax = 512;
 constexpr u64 kFileAround = 512;
 constexpr u64 kCopyAround = 4;

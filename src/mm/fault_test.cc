@@ -17,7 +17,7 @@ TEST_F(FaultTest, AnonymousFaultsMapAround) {
   UserAddr a = map(1024);
   UserAddr middle = (a + 512 * P) & ~(u64{64} * P - 1);
   ASSERT_TRUE(mm_->handle_fault(middle + 3 * P, Access::kWrite));
-  EXPECT_EQ(tables(*mm_).present(), 16u);
+  EXPECT_EQ(tables(*mm_).present(), 8u);
   EXPECT_TRUE(mm_->address_space().lookup(middle).present());
   EXPECT_TRUE(mm_->address_space().lookup(middle).prot.write);
 }

@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "core/scheduler.h"
 #include "core/spinlock.h"
+#include "core/timer.h"
 #include "mm/chunk_map.h"
 #include "mm/lazy_array.h"
 #include "mm/window_cache.h"
@@ -33,10 +34,13 @@ constexpr u64 kReservePages = 64;
 constexpr u64 kReserveRequest = 16;
 constexpr u64 kMaxWorkers = 64;
 
-// Free chunks that still hold host memory: beyond kKeepHigh they are given back, down to kKeepLow, so that a guest
-// that allocates and frees in turn does not pay for it each time.
-constexpr u64 kKeepHigh = 16;
-constexpr u64 kKeepLow = 8;
+// Free chunks that still hold host memory. To get a page from the host costs many times what clearing one does, so they
+// are kept for a while: beyond kKeepMost they are given back at once, beyond kKeepIdle when they were not needed for
+// a time, one by one so that no worker is held up.
+constexpr u64 kKeepMost = 128;
+constexpr u64 kKeepIdle = 4;
+constexpr Nanos kIdleTime = kNanosPerSecond;
+constexpr Nanos kTrimInterval = 20'000'000;
 
 // Serves allocations.
 // Locks, in order: a worker's reserve, the chunk map.
@@ -49,6 +53,7 @@ class FramesImpl final : public Frames {
         chunks_(memory, limit >> kPageShift),
         limit_pages_(limit >> kPageShift),
         window_cache_(std::make_unique<WindowCache>(*this)) {}
+  ~FramesImpl() override = default;
 
   Result<PhysRun> allocate(u64 max_pages, Fill fill) override;
   Result<PhysRun> allocate_huge() override;
@@ -91,7 +96,26 @@ class FramesImpl final : public Frames {
   PhysRun hand_out(PageRange range, Fill fill);
   void drop(Phys p, u64 pages, u64 amount);
   void drop_window(Phys p, u64 pages);
-  void trim();
+  void trim(u64 keep);
+
+  class TrimTimer final : public Timer {
+   public:
+    explicit TrimTimer(FramesImpl& frames) : frames_(frames) {}
+    // A scheduler that is gone has forgotten the timer; there is nothing to cancel then.
+    ~TrimTimer() override {
+      if (armed()) cancel();
+    }
+    void start() {
+      SpinGuard guard(lock_);
+      if (!armed()) arm(monotonic_now() + kIdleTime);
+    }
+
+   private:
+    void expire() override;
+    FramesImpl& frames_;
+    SpinLock lock_;
+    u64 excess_ = 0;  // of the timer's own thread
+  };
 
   LazyArray<std::atomic<u64>> words_;
   LazyArray<WindowRange> window_;
@@ -101,6 +125,7 @@ class FramesImpl final : public Frames {
   std::atomic<u64> active_pins_{0};
   std::array<Reserve, kMaxWorkers> reserves_;
   std::unique_ptr<WindowCache> window_cache_;
+  TrimTimer trim_timer_{*this};
 };
 
 // Counts up to `pages` against the limit; returns how many there was room for.
@@ -248,7 +273,10 @@ void FramesImpl::drop(Phys p, u64 pages, u64 amount) {
   flush(first + pages);
   if (freed == 0) return;
   uncharge(freed);
-  if (chunks_.free_dirty_chunks() > kKeepHigh) trim();
+  u64 idle = chunks_.free_dirty_chunks();
+  if (idle > kKeepMost) trim(kKeepMost / 2);
+  // Outside the scheduler (at its end, in tests) nothing waits for a timer.
+  if (idle > kKeepIdle && !trim_timer_.armed() && Worker::current()) trim_timer_.start();
 }
 
 void FramesImpl::drop_window(Phys p, u64 pages) {
@@ -260,9 +288,24 @@ void FramesImpl::drop_window(Phys p, u64 pages) {
   memory_.unmap_window(base, std::exchange(w.len, 0));
 }
 
-// Gives the host free chunks back.
-void FramesImpl::trim() {
-  std::vector<u32> victims = chunks_.detach_free_dirty(kKeepLow);
+// Every kIdleTime looks how many free chunks were never used since, and then gives that many back.
+void FramesImpl::TrimTimer::expire() {
+  ChunkMap& chunks = frames_.chunks_;
+  if (excess_ == 0) {
+    u64 unused = chunks.reset_low_water();
+    excess_ = unused > kKeepIdle ? unused - kKeepIdle : 0;
+  } else if (u64 now = chunks.free_dirty_chunks(); now > kKeepIdle) {
+    frames_.trim(now - 1);
+    excess_--;
+  } else {
+    excess_ = 0;
+  }
+  if (chunks.free_dirty_chunks() > kKeepIdle) arm(monotonic_now() + (excess_ != 0 ? kTrimInterval : kIdleTime));
+}
+
+// Gives the host free chunks back until `keep` are left.
+void FramesImpl::trim(u64 keep) {
+  std::vector<u32> victims = chunks_.detach_free_dirty(keep);
   std::sort(victims.begin(), victims.end());
   for (size_t i = 0; i < victims.size();) {
     size_t j = i + 1;

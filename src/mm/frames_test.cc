@@ -8,6 +8,7 @@
 #include <set>
 #include <thread>
 
+#include "core/test_scheduler.h"
 #include "mm/chunk_map.h"
 
 namespace rf::mm {
@@ -25,6 +26,22 @@ class FramesTest : public testing::Test {
   bool zero(const PhysRun& r) {
     std::vector<std::byte> z(r.len);
     return std::memcmp(at(r.phys), z.data(), r.len) == 0;
+  }
+
+  // Bytes that the host backs.
+  u64 committed() const {
+    struct stat st;
+    fstat(memory_->memory_file(), &st);
+    return static_cast<u64>(st.st_blocks) * 512;
+  }
+  // Dirties that many chunks and frees them.
+  void use_chunks(int n) {
+    std::vector<PhysRun> runs;
+    for (int i = 0; i < n; i++) {
+      runs.push_back(*frames_->allocate_huge());
+      std::memset(at(runs.back().phys), 1, kHugePageSize);
+    }
+    for (const PhysRun& r : runs) frames_->unref(r.phys, pages(r));
   }
 
   std::unique_ptr<GuestMemory> memory_;
@@ -101,11 +118,6 @@ TEST_F(FramesTest, FreeChunksGoBackToTheHost) {
     EXPECT_EQ(r.phys % kHugePageSize, 0u);
     std::memset(at(r.phys), 1, r.len);
   }
-  struct stat st;
-  auto committed = [&] {
-    fstat(memory_->memory_file(), &st);
-    return static_cast<u64>(st.st_blocks) * 512;
-  };
   EXPECT_GE(committed(), 16 * kHugePageSize);
   // More than what is kept: give back, but not all.
   for (int round = 0; round < 2; round++) {
@@ -121,17 +133,21 @@ TEST_F(FramesTest, FreeChunksGoBackToTheHost) {
   EXPECT_LE(committed(), 16 * kHugePageSize);
 }
 
-TEST_F(FramesTest, ManyFreeChunksAreTrimmed) {
-  frames_ = Frames::create(*memory_, u64{256} << 20);
-  std::vector<PhysRun> runs;
-  for (int i = 0; i < 64; i++) {
-    runs.push_back(*frames_->allocate_huge());
-    std::memset(at(runs.back().phys), 1, kHugePageSize);
-  }
-  for (const PhysRun& r : runs) frames_->unref(r.phys, pages(r));
-  struct stat st;
-  fstat(memory_->memory_file(), &st);
-  EXPECT_LE(static_cast<u64>(st.st_blocks) * 512, u64{32} << 20);
+TEST_F(FramesTest, ManyFreeChunksAreTrimmedAtOnce) {
+  frames_ = Frames::create(*memory_, u64{512} << 20);
+  use_chunks(160);
+  EXPECT_LE(committed(), u64{256} << 20);
+}
+
+TEST_F(FramesTest, IdleChunksAreTrimmedInTime) {
+  run_fibers(1, [&] {
+    use_chunks(12);
+    EXPECT_EQ(committed(), u64{24} << 20) << "kept at first";
+    Nanos end = monotonic_now() + 10 * kNanosPerSecond;
+    while (committed() > u64{8} << 20 && monotonic_now() < end)
+      sleep_until(monotonic_now() + 50'000'000, Interruptible::kNo);
+    EXPECT_LE(committed(), u64{8} << 20);
+  });
 }
 
 TEST_F(FramesTest, PinsAreNotOwners) {

@@ -13,6 +13,7 @@ using platform::Prot;
 // Large ranges are taken down piece by piece, so that neither the list of what to free nor the time that copies
 // wait for the lock grows without bound.
 constexpr u64 kZapPiece = u64{1} << 30;
+constexpr size_t kZapRuns = 65536;
 
 void append(std::vector<PageEntry>& out, UserAddr va, PhysRun run, Prot prot) {
   if (!out.empty()) {
@@ -149,11 +150,23 @@ void MemoryManager::Impl::zap(UserAddr start, UserAddr end) {
 }
 
 void MemoryManager::Impl::zap_all() {
-  // Neighbouring VMAs are swept together: each sweep has its invalidation.
+  // One invalidation for as much as possible: each has its fixed cost.
+  std::vector<PhysRun> runs;
   for (Vma* v = vmas.first(); v;) {
-    UserAddr start = v->start, end = v->end;
-    for (v = vmas.next(*v); v && v->end - start <= kZapPiece; v = vmas.next(*v)) end = v->end;
-    zap(start, end);
+    {
+      std::lock_guard guard(page_lock);
+      Invalidation inval;
+      for (; v && runs.size() < kZapRuns; v = vmas.next(*v)) {
+        size_t before = runs.size();
+        for (const PageEntry& e : present(v->start, v->end)) runs.push_back(e.run);
+        if (runs.size() != before) space.unmap(v->start, v->length(), inval);
+        for (const PageEntry& e : take_hidden(v->start, v->end)) runs.push_back(e.run);
+      }
+      space.commit(inval);
+      for (const PhysRun& r : runs) count_pages(r, false);
+    }
+    release(runs);
+    runs.clear();
   }
 }
 

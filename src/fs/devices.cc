@@ -1,5 +1,6 @@
 #include "fs/devices.h"
 
+#include "fs/devpts.h"
 #include "fs/tty.h"
 #include "mm/memory_manager.h"
 
@@ -9,7 +10,8 @@ namespace {
 // Documentation/admin-guide/devices.txt of Linux.
 constexpr u32 kMemoryMajor = 1;
 constexpr u32 kTtyMajor = 5;
-constexpr u32 kControllingTty = 0, kConsole = 1;
+constexpr u32 kControllingTty = 0, kConsole = 1, kPtmx = 2;
+constexpr u32 kSlaveMajor = 136;
 
 }  // namespace
 
@@ -26,6 +28,8 @@ Result<Ref<File>> open_device(const Context& ctx, const Path& path, bool block, 
     if (!tty) return err(ENXIO);
     return tty->open(ctx, path, flags);
   }
+  if (major == kTtyMajor && minor == kPtmx) return open_ptmx(ctx, path, flags);
+  if (major == kSlaveMajor) return open_pts(ctx, path, minor, flags);
   return err(ENXIO);
 }
 

@@ -75,6 +75,19 @@ void Tty::session_ended(s32 session) {
   job_control().signal_group(group, SIGCONT);
 }
 
+void Tty::hang_up() {
+  s32 session;
+  {
+    SpinGuard guard(tty_lock_);
+    session = std::exchange(session_, 0);
+    foreground_ = 0;
+  }
+  if (session == 0) return;
+  job_control().signal_session_leader(session, SIGHUP);
+  job_control().signal_session_leader(session, SIGCONT);
+  job_control().clear_controlling_tty(session);
+}
+
 void Tty::signal_foreground(int signal) {
   if (s32 group = foreground(); group != 0) job_control().signal_group(group, signal);
 }

@@ -27,6 +27,9 @@ class Tty : public RefCounted {
   // group, and the terminal controls no session any more. Called by the task room.
   void session_ended(s32 session);
 
+  // The terminal is gone: SIGHUP and SIGCONT to the session's leader, and it controls no session any more.
+  void hang_up();
+
   // Sends to the foreground group, if there is one.
   void signal_foreground(int signal);
 
@@ -57,6 +60,10 @@ class Tty : public RefCounted {
   s32 session_ = 0;
   s32 foreground_ = 0;
 };
+
+// TIOCGPTPEER, whose result is a descriptor and so the call layer's: opens the slave of the pty master `master` with
+// `flags`. ENOTTY for other files, EIO while the slave is locked. May suspend.
+Result<Ref<File>> open_pty_peer(const Context& ctx, File& master, int flags);
 
 // --- The host's terminal, if stdin, stdout or stderr is one (fs/host_stream.cc) ---
 

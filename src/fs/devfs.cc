@@ -47,7 +47,7 @@ Ref<FileSystem> make_devfs(mm::Frames& frames) {
   // memory is missing, and programs say so.
   for (const Node& n : kNodes) (void)root->mknod(ctx, n.name, S_IFCHR | n.mode, n.major, n.minor);
   for (const Link& l : kLinks) (void)root->symlink(ctx, l.name, l.target);
-  for (const Directory& d : kDirectories) (void)root->mkdir(ctx, d.name, d.mode);
+  for (const Directory& d : kDirectories) (void)root->mkdir(ctx, d.name, S_IFDIR | d.mode);
   return fs;
 }
 

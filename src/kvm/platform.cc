@@ -2,11 +2,26 @@
 
 #include <fmt/format.h>
 
+#include <fstream>
+#include <string>
+
 #include "core/check.h"
 #include "kvm/cpuid.h"
 #include "kvm/kind.h"
 
 namespace rf::kvm {
+
+namespace {
+
+// A host whose TSC is not fit for a clock keeps it out of this list; KVM then gives guests one it makes up.
+bool host_tsc_is_stable() {
+  std::ifstream f("/sys/devices/system/clocksource/clocksource0/available_clocksource");
+  for (std::string name; f >> name;)
+    if (name == "tsc") return true;
+  return false;
+}
+
+}  // namespace
 
 Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& options, GuestMemory& memory) {
   if (options.vcpus == 0 || options.vcpus > ring0::kMaxVcpus)
@@ -27,6 +42,7 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
                               p->vm_->kind().interpreted_ring0 ? "ring 0 interpreted" : "ring 0 native",
                               p->vm_->kind().shadow_paging ? "shadow paging" : "nested paging");
   c.xcr0 = guest_xcr0(p->vm_->cpuid());
+  c.host_tsc = p->vm_->kind().interpreted_ring0 || (p->vcpus_->at(0).has_host_tsc() && host_tsc_is_stable());
   c.fsgsbase = p->vcpus_->at(0).has_fsgsbase();
   c.fp_size = xsave_size(c.xcr0);
   // Each vCPU's TSC_AUX is its number; RDTSCP needs the CPUID bit, RDPID comes with it.

@@ -146,7 +146,7 @@ Setup<void> Vcpu::configure() {
   attr.group = KVM_VCPU_TSC_CTRL;
   attr.attr = KVM_VCPU_TSC_OFFSET;
   attr.addr = reinterpret_cast<u64>(&offset);
-  ioctl(fd_.get(), KVM_SET_DEVICE_ATTR, &attr);
+  host_tsc_ = ioctl(fd_.get(), KVM_SET_DEVICE_ATTR, &attr) == 0;
 
   // Every exit shows all of the state, at no measurable cost, except where the stub saves the registers itself.
   run_->kvm_valid_regs = vm_.kind().interpreted_ring0 ? kAllState : 0;
@@ -218,6 +218,24 @@ std::optional<u64> Vcpu::run_ring0(Phys root, u64 rip, u64 rcx) {
   } while (stop == Stop::kInterrupted);
   if (stop != Stop::kHalt) return {};
   return run_->s.regs.regs.rax;
+}
+
+std::optional<bool> Vcpu::syscall_enters_ring0(Phys root, u64 rip) {
+  Registers regs{};
+  regs.rip = rip;
+  regs.eflags = 2;
+  run_->kvm_valid_regs = kAllState;
+  put_registers(root, regs);
+  loaded_root_.store(root);
+  Stop stop;
+  do {
+    arm();
+    stop = enter();
+  } while (stop == Stop::kInterrupted);
+  bool native = run_->s.regs.regs.rip == ring0::kLstar + 1;
+  Trap trap;
+  if (stop != Stop::kHalt || !take_halt(regs, trap) || trap.vector != kTrapSyscall) return {};
+  return native;
 }
 
 Trap Vcpu::lost_page() {

@@ -51,10 +51,15 @@ class Vcpu final : public GuestKicker {
   // Runs ring-0 code of the stub page at `rip` until it halts, and returns RAX; for probing, before guest code runs.
   // Null when it did something else.
   std::optional<u64> run_ring0(Phys root, u64 rip, u64 rcx);
+  // Runs a SYSCALL at `rip` in ring 3, for probing: does it arrive at LSTAR in ring 0, as on a CPU, or as a page fault
+  // there? Null when neither.
+  std::optional<bool> syscall_enters_ring0(Phys root, u64 rip);
   // To be called when vm.kind() has changed.
   Setup<void> kind_is_known() { return configure(); }
   int fd() const { return fd_.get(); }
   bool has_fsgsbase() const { return fsgsbase_; }
+  // Was KVM willing to leave the TSC alone?
+  bool has_host_tsc() const { return host_tsc_; }
 
   // Vector state: fp_size() bytes. Callers hold fp_lock.
   void get_xsave(std::byte* out, size_t size);
@@ -111,6 +116,7 @@ class Vcpu final : public GuestKicker {
   size_t xsave_buffer_size_ = 4096;
   kvm_sregs ring3_{};  // system registers as they are in guest code, but for CR3 and the bases
   bool fsgsbase_ = false;
+  bool host_tsc_ = false;
   std::byte* stack_page_ = nullptr;
 
   ring0::SaveArea* save_ = nullptr;

@@ -1,0 +1,3 @@
+# An exit status passes through.
+echo before
+exit 37

@@ -1,0 +1,3 @@
+# Death by a signal is 128 plus its number.
+echo before
+kill -KILL $$

@@ -36,6 +36,8 @@ struct RingStats {
 // compiled in, kernel.io_uring_disabled, memlock limit, seccomp) and what to do.
 Setup<std::unique_ptr<Reactor>> make_ring_reactor(u32 worker);
 RingStats ring_stats(Worker& worker);
+// Whether the caller is a fiber of a worker that has a ring, so that the calls below can be made.
+bool ring_available();
 
 // The sentence for `doctor`: whether io_uring works here and has the operations needed.
 Setup<void> probe_io_uring();

@@ -83,6 +83,11 @@ Setup<void> check_ring_features(io_uring& ring) {
 
 Setup<std::unique_ptr<Reactor>> make_ring_reactor(u32) { return TRY(RingReactor::create()); }
 
+bool ring_available() {
+  Worker* worker = Worker::current();
+  return worker && Fiber::current_or_null() && dynamic_cast<RingReactor*>(&worker->reactor());
+}
+
 RingStats ring_stats(Worker& worker) { return static_cast<RingReactor&>(worker.reactor()).stats(); }
 
 Setup<void> probe_io_uring() {

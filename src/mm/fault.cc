@@ -129,7 +129,8 @@ MemoryManager::Impl::Fault MemoryManager::Impl::fault_present(Vma& v, UserAddr p
   std::lock_guard guard(page_lock);
   auto now = space.lookup(page);
   if (!now.present()) return {};  // the guest faults again
-  Prot prot = v.shared() ? v.rights() : v.read_only_rights();
+  // Rights are only ever added here; what a private page may not have yet is break_cow()'s affair.
+  Prot prot = v.shared() || now.prot.write ? v.rights() : v.read_only_rights();
   if (auto r = space.map(page, now.phys, kPageSize, prot); !r) return fail(r.error());
   return {};
 }

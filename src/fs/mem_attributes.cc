@@ -3,6 +3,7 @@
 #include <linux/xattr.h>
 
 #include "fs/mem_data.h"
+#include "fs/vfs_impl.h"
 
 namespace rf::fs {
 namespace {
@@ -83,10 +84,8 @@ void MemAttributes::note_write(const Context& ctx) {
   Timestamp now = Timestamp::now();
   SpinGuard guard(lock_);
   attr_.mtime = attr_.ctime = now;
-  if ((attr_.mode & (S_ISUID | S_ISGID)) && !ctx.creds.capable(CAP_FSETID)) [[unlikely]] {
-    attr_.mode &= ~S_ISUID;
-    if (attr_.mode & S_IXGRP) attr_.mode &= ~S_ISGID;
-  }
+  if ((attr_.mode & (S_ISUID | S_ISGID)) && !ctx.creds.capable(CAP_FSETID)) [[unlikely]]
+    attr_.mode = without_privileges(ctx, attr_);
   if (xattrs_) [[unlikely]]
     xattrs_->erase(XATTR_NAME_CAPS);
 }

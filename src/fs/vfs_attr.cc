@@ -9,9 +9,9 @@ bool owner_or_capable(const Context& ctx, const Attributes& attr) {
   return ctx.creds.fsuid == attr.uid || ctx.creds.capable(CAP_FOWNER);
 }
 
-u16 without_privileges(u16 mode) {
-  mode &= ~S_ISUID;
-  if (mode & S_IXGRP) mode &= ~S_ISGID;
+u16 without_privileges(const Context& ctx, const Attributes& attr) {
+  u16 mode = attr.mode & ~S_ISUID;
+  if ((mode & S_IXGRP) || (!ctx.creds.in_group(attr.gid) && !ctx.creds.capable(CAP_FSETID))) mode &= ~S_ISGID;
   return mode;
 }
 
@@ -28,7 +28,7 @@ Result<void> change_size(const Context& ctx, Inode& inode, u64 size) {
   change.mask = AttributeChange::kSize | AttributeChange::kMtime | AttributeChange::kCtime;
   change.size = size;
   change.mtime = change.ctime = Timestamp::now();
-  if (u16 mode = without_privileges(attr.mode); mode != attr.mode && !ctx.creds.capable(CAP_FSETID)) {
+  if (u16 mode = without_privileges(ctx, attr); mode != attr.mode && !ctx.creds.capable(CAP_FSETID)) {
     change.mask |= AttributeChange::kMode;
     change.mode = mode & 07777;
   }
@@ -75,9 +75,9 @@ Result<void> Vfs::chown(const Context& ctx, const Path& path, u32 uid, u32 gid) 
   }
   // Even for the superuser.
   if (!inode.is_dir()) {
-    u16 mode = without_privileges(attr.mode);
-    if ((mode & S_ISGID) && !creds.in_group(attr.gid) && !creds.capable(CAP_FSETID)) mode &= ~S_ISGID;
+    u16 mode = without_privileges(ctx, attr);
     if (mode != attr.mode) {
+      if (!owner_or_capable(ctx, attr)) return err(EPERM);
       change.mask |= AttributeChange::kMode;
       change.mode = mode & 07777;
     }

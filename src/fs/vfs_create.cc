@@ -7,11 +7,12 @@
 namespace rf::fs {
 namespace {
 
-// filename_create(): walks to the parent of `path`, sees that nothing is there and that something may be, and calls
-// make(directory inode, name) with the directory locked. Errors in Linux's order.
-template <class Make>
-Result<Path> create_at(MountTable& mounts, const Context& ctx, const Path* at, std::string_view path,
-                       const Mount* same_mount, bool directory, Make&& make) {
+// filename_create(): walks to the parent of `path`, sees that nothing is there, that check(directory) has no objection
+// and that something may be made, and calls make(directory inode, name) with the directory locked. Errors in Linux's
+// order.
+template <class Check, class Make>
+Result<Path> create_at(MountTable& mounts, const Context& ctx, const Path* at, std::string_view path, bool directory,
+                       Check&& check, Make&& make) {
   Walker walker(mounts, ctx);
   TRY(walker.start(at, path));
   TRY(walker.to_parent());
@@ -24,11 +25,13 @@ Result<Path> create_at(MountTable& mounts, const Context& ctx, const Path* at, s
   if (entry->inode()) return err(EEXIST);
   if (last.slash && !directory) return err(ENOENT);
   TRY(want_write(dir));
-  if (same_mount && dir.mount.get() != same_mount) return err(EXDEV);
+  TRY(check(dir));
   TRY(may_create(ctx, *dir.dentry));
   Ref<Inode> made = TRY(make(inode, last.name));
   return Path(dir.mount, DentryCache::get().insert(dir.dentry, last.name, std::move(made)));
 }
+
+Result<void> no_objection(const Path&) { return {}; }
 
 // may_linkat() with fs.protected_hardlinks on, as distributions have it: files of others must be such that a link to
 // them is no way around their permissions.
@@ -50,7 +53,7 @@ Result<void> may_create(const Context& ctx, const Dentry& dir) {
 
 Result<void> Vfs::mkdir(const Context& ctx, const Path* at, std::string_view path, u16 mode) {
   mode = S_IFDIR | (mode & (S_IRWXU | S_IRWXG | S_IRWXO | S_ISVTX) & ~ctx.umask);
-  TRY(create_at(impl_->mounts, ctx, at, path, nullptr, true,
+  TRY(create_at(impl_->mounts, ctx, at, path, true, no_objection,
                 [&](Inode& dir, std::string_view name) { return dir.mkdir(ctx, name, mode); }));
   return {};
 }
@@ -74,7 +77,7 @@ Result<Path> Vfs::mknod(const Context& ctx, const Path* at, std::string_view pat
   }
   bool device = type == S_IFCHR || type == S_IFBLK;
   u16 permissions = mode & 07777 & ~ctx.umask;
-  return create_at(impl_->mounts, ctx, at, path, nullptr, false,
+  return create_at(impl_->mounts, ctx, at, path, false, no_objection,
                    [&](Inode& dir, std::string_view name) -> Result<Ref<Inode>> {
                      if (device && !ctx.creds.capable(CAP_MKNOD)) return err(EPERM);
                      return dir.mknod(ctx, name, type | permissions, device ? major : 0, device ? minor : 0);
@@ -84,16 +87,19 @@ Result<Path> Vfs::mknod(const Context& ctx, const Path* at, std::string_view pat
 Result<void> Vfs::symlink(const Context& ctx, std::string_view target, const Path* at, std::string_view path) {
   if (target.empty()) return err(ENOENT);
   if (target.size() >= PATH_MAX) return err(ENAMETOOLONG);
-  TRY(create_at(impl_->mounts, ctx, at, path, nullptr, false,
+  TRY(create_at(impl_->mounts, ctx, at, path, false, no_objection,
                 [&](Inode& dir, std::string_view name) { return dir.symlink(ctx, name, target); }));
   return {};
 }
 
 Result<void> Vfs::link(const Context& ctx, const Path& target, const Path* at, std::string_view path) {
   const Ref<Inode>& inode = target.dentry->inode();
-  TRY(create_at(impl_->mounts, ctx, at, path, target.mount.get(), false,
+  auto check = [&](const Path& dir) -> Result<void> {
+    if (!(dir.mount == target.mount)) return err(EXDEV);
+    return may_link(ctx, *inode);
+  };
+  TRY(create_at(impl_->mounts, ctx, at, path, false, check,
                 [&](Inode& dir, std::string_view name) -> Result<Ref<Inode>> {
-                  TRY(may_link(ctx, *inode));
                   if (&inode->fs() != &dir.fs()) return err(EXDEV);
                   if (inode->is_dir()) return err(EPERM);
                   std::lock_guard guard(inode->lock);

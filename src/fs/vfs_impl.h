@@ -34,8 +34,9 @@ Result<void> change_attributes(const Context& ctx, Inode& inode, const Attribute
 // Sets the size of a regular file, its times, and takes set-user-ID bits off: what truncate(2), ftruncate(2) and
 // O_TRUNC share. EFBIG over RLIMIT_FSIZE.
 Result<void> change_size(const Context& ctx, Inode& inode, u64 size);
-// The mode with set-user-ID off, and set-group-ID where it means that (file_remove_privs).
-u16 without_privileges(u16 mode);
+// The mode without set-user-ID, and without set-group-ID where that is more than a mark or the caller has nothing to do
+// with the group (ATTR_KILL_SUID, setattr_should_drop_sgid()).
+u16 without_privileges(const Context& ctx, const Attributes& attr);
 
 // Counts an opener for writing (ETXTBSY while the file is executed) or an execution (ETXTBSY while it is open for
 // writing) in Inode::exec_denials.

@@ -142,7 +142,7 @@ class Clock final : public VdsoClock {
   const Ref<MapObject> image_;
   const u64 size_;
   rf_clock_page* const page_;
-  const bool usable_;
+  std::atomic<bool> usable_;  // the TSC is steady, and the same in guests
 
   SpinLock lock_;  // of what follows, and of writing the page
   Sample anchor_;  // where the rate is measured from
@@ -151,7 +151,7 @@ class Clock final : public VdsoClock {
   Nanos floor_ = 0;  // CLOCK_MONOTONIC has told this
 };
 
-// A consistent copy. False while the sentry writes.
+// A consistent copy, monotonic_ns brought to this moment. False while the sentry writes, and when the line is too old.
 bool Clock::read_page(rf_clock_page& out) const {
   u32 sequence = std::atomic_ref(page_->sequence).load(std::memory_order_acquire);
   if ((sequence & 1) != 0) return false;
@@ -173,7 +173,7 @@ bool Clock::read_page(rf_clock_page& out) const {
 
 Nanos Clock::now(int clock) {
   bool realtime = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE;
-  if (!usable_) return host_clock(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC);
+  if (!usable_.load(std::memory_order_relaxed)) return host_clock(realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC);
   rf_clock_page p;
   if (read_page(p)) return static_cast<Nanos>(p.monotonic_ns + (realtime ? p.realtime_offset : 0));
   SpinGuard guard(lock_);
@@ -246,6 +246,10 @@ void Clock::use_platform(const platform::Capabilities& capabilities) {
   u32 how = RF_CPU_BY_SYSCALL;
   if (capabilities.cpu_in_tsc_aux) how = has_rdpid() ? RF_CPU_BY_RDPID : RF_CPU_BY_RDTSCP;
   store(page_->cpu_number, how);
+  if (capabilities.host_tsc || !usable_.load(std::memory_order_relaxed)) return;
+  SpinGuard guard(lock_);
+  usable_.store(false, std::memory_order_relaxed);
+  publish(anchor_, 0, floor_, 0);
 }
 
 u64 Clock::restorer_offset() const {

@@ -125,5 +125,14 @@ TEST_F(VdsoTest, CodeReadsTheClockPage) {
   frames_->unref(run.phys, run.len >> kPageShift);
 }
 
+TEST_F(VdsoTest, GuestsWithAnotherTscAreToldNothing) {
+  settle();
+  clock_->use_platform({.host_tsc = false});
+  EXPECT_EQ(page().max_ticks, 0u);
+  Nanos before = host(CLOCK_MONOTONIC), now = clock_->now(CLOCK_MONOTONIC);
+  EXPECT_GE(now, before);
+  EXPECT_EQ(page().max_ticks, 0u);
+}
+
 }  // namespace
 }  // namespace rf::mm

@@ -10,7 +10,7 @@
 namespace rf::fs {
 
 struct HostFsOptions {
-  std::string path;       // host directory (or file, for a volume of one)
+  std::string path;  // host directory (or file, for a volume of one)
   bool read_only = true;
   bool exclusive = false;  // nobody else changes it: dentries and attributes are kept without checking
 };

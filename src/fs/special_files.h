@@ -65,10 +65,10 @@ Result<void> epoll_ctl(File& epoll, int op, int fd, Ref<File> target, EpollEvent
 Result<size_t> epoll_wait(File& epoll, std::span<EpollEvent> out, Nanos deadline);
 
 // A host descriptor that the sandbox was started with (stdin, stdout, stderr). The file works on a copy, so the caller
-// should close or redirect its own: else a host reader of a pipe sees no end of file when the guest closes it. Access mode,
-// O_APPEND and O_NONBLOCK are the descriptor's, `flags` are added. Terminals pass a fixed set of terminal ioctls on;
-// see host_terminal() in fs/tty.h. Regular files can be mapped when `frames` is given. From any thread; ignores SIGPIPE
-// in the process.
+// should close or redirect its own: else a host reader of a pipe sees no end of file when the guest closes it. Access
+// mode, O_APPEND and O_NONBLOCK are the descriptor's, `flags` are added. Terminals pass a fixed set of terminal ioctls
+// on; see host_terminal() in fs/tty.h. Regular files can be mapped when `frames` is given. From any thread; ignores
+// SIGPIPE in the process.
 Setup<Ref<File>> make_host_stream(int host_fd, int flags, mm::Frames* frames = nullptr);
 
 // poll(2) and select(2) are made of these: fills revents and returns how many are not 0; waits until `deadline`.
@@ -79,7 +79,8 @@ struct PollEntry {
 Result<size_t> poll_files(std::span<PollEntry> entries, Nanos deadline);
 
 // --- Locks ---
-// flock(2) and fcntl(2) record locks (POSIX and open-file-description). Wait interruptibly when asked to; EAGAIN, EDEADLK.
+// flock(2) and fcntl(2) record locks (POSIX and open-file-description). Wait interruptibly when asked to; EAGAIN,
+// EDEADLK.
 struct RecordLock {
   short type;  // F_RDLCK, F_WRLCK, F_UNLCK
   u64 start;

@@ -31,7 +31,8 @@ class Vfs {
   Path root() const;
 
   Result<Path> walk(const Context& ctx, const Path* at, std::string_view path, WalkFlags flags);
-  Result<Ref<File>> open(const Context& ctx, const Path* at, std::string_view path, int flags, u16 mode, u64 resolve = 0);
+  Result<Ref<File>> open(const Context& ctx, const Path* at, std::string_view path, int flags, u16 mode,
+                         u64 resolve = 0);
   // Opens what a Path leads to (O_PATH reopen, exec, /proc/self/fd): permission checked.
   Result<Ref<File>> open_path(const Context& ctx, const Path& path, int flags);
   // Opens for execution: regular, executable, not on a noexec mount. EACCES. The file denies writers (ETXTBSY).
@@ -62,7 +63,8 @@ class Vfs {
   Result<void> access(const Context& ctx, const Path& path, int mode, bool effective);
   Result<struct ::statfs> statfs(const Path& path);
   Result<std::string> getxattr(const Context& ctx, const Path& path, const std::string& name);
-  Result<void> setxattr(const Context& ctx, const Path& path, const std::string& name, std::string_view value, int flags);
+  Result<void> setxattr(const Context& ctx, const Path& path, const std::string& name, std::string_view value,
+                        int flags);
   Result<void> removexattr(const Context& ctx, const Path& path, const std::string& name);
   Result<std::vector<std::string>> listxattr(const Context& ctx, const Path& path);
 

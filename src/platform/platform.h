@@ -117,8 +117,8 @@ struct Capabilities {
   size_t fp_size = 0;               // bytes of XSAVE state
   u64 xcr0 = 0;                     // features in it
   bool fsgsbase = false;            // guest may use RDFSBASE and friends (AT_HWCAP2 bit 1)
-  bool cpu_in_tsc_aux = false;  // RDTSCP and RDPID tell the guest the number of its vCPU
-  bool host_tsc = false;    // RDTSC in a guest reads the host's counter, on every vCPU: a vDSO may rely on it
+  bool cpu_in_tsc_aux = false;      // RDTSCP and RDPID tell the guest the number of its vCPU
+  bool host_tsc = false;            // RDTSC in a guest reads the host's counter, on every vCPU: a vDSO may rely on it
   bool direct_user_access = false;  // the sentry can reach guest addresses itself (ring-0 mode)
 };
 

@@ -262,7 +262,9 @@ void AddressSpace::protect(u64 va, u64 len, Prot prot, Invalidation& inval) {
 }
 
 void AddressSpace::commit(Invalidation& inval) {
-  if (!inval.empty()) {
+  if (retired_) {
+    inval.ranges.clear();
+  } else if (!inval.empty()) {
     vm_.counters.invalidations.fetch_add(1, std::memory_order_relaxed);
     vm_.counters.invalidated_ranges.fetch_add(inval.ranges.size(), std::memory_order_relaxed);
     if (vm_.kind().shadow_paging) {

@@ -23,6 +23,7 @@ class AddressSpace final : public platform::AddressSpace {
   void unmap(u64 va, u64 len, platform::Invalidation& inval) override;
   void protect(u64 va, u64 len, platform::Prot prot, platform::Invalidation& inval) override;
   void commit(platform::Invalidation& inval) override;
+  void retire() override { retired_ = true; }
   Mapping lookup(u64 va) const override;
   void for_each(u64 va, u64 len, const std::function<void(u64, Phys, u64, platform::Prot)>& f) const override;
 
@@ -53,6 +54,7 @@ class AddressSpace final : public platform::AddressSpace {
   const Phys root_;
   const u64 id_;
   std::atomic<u64> generation_{1};
+  bool retired_ = false;
   u64 present_ = 0;                    // pages mapped, counted in vm_.present_pages too
   std::vector<Phys> unlinked_tables_;  // to be freed once an invalidation has taken effect
 };

@@ -1,3 +1,4 @@
+#include <optional>
 #include <random>
 #include <thread>
 #include <unordered_map>
@@ -152,6 +153,43 @@ TEST_F(AddressSpaceTest, ManyScatteredRangesAreInvalidated) {
     r.rip = kCode;
     ASSERT_EQ(run(*c, *as, r).kind, Exit::Kind::kSyscall);
     EXPECT_EQ(r.rax, 3 * kPages);
+  });
+}
+
+// Mapped with large entries where the platform can, taken apart by what touches a part of them.
+TEST_F(AddressSpaceTest, LargeMappingsAreSplit) {
+  run_fibers(1, [&] {
+    auto c = make_context();
+    auto as = make_space(reader);
+    constexpr u64 kLen = 4 * kHugePageSize;
+    Phys p = (take_pages((kLen + kHugePageSize) / kPageSize) + kHugePageSize - 1) & ~(kHugePageSize - 1);
+    for (u64 i = 0; i < kLen; i += kPageSize) word(p + i) = i;
+    ASSERT_TRUE(as->map(kData, p, kLen, kRw));
+    u64 entries = 0;
+    as->for_each(kData, kLen, [&](u64, Phys, u64, Prot) { ++entries; });
+    EXPECT_EQ(entries, platform_->vm().kind().shadow_paging ? kLen / kPageSize : 4);
+    auto read = [&](u64 at) -> std::optional<u64> {
+      Registers r = start_registers();
+      r.rbx = kData + at;
+      Exit e = run(*c, *as, r);
+      if (e.kind == Exit::Kind::kSyscall) return r.rax;
+      EXPECT_EQ(e.kind, Exit::Kind::kPageFault);
+      return {};
+    };
+    for (u64 i = 0; i < kLen; i += 64 * kPageSize) EXPECT_EQ(read(i), i);
+    Invalidation inval;
+    as->unmap(kData + 5 * kPageSize, kPageSize, inval);
+    as->protect(kData + kHugePageSize + 7 * kPageSize, kPageSize, kRo, inval);
+    as->unmap(kData + 2 * kHugePageSize, kHugePageSize, inval);
+    as->commit(inval);
+    EXPECT_EQ(read(4 * kPageSize), 4 * kPageSize);
+    EXPECT_FALSE(read(5 * kPageSize));
+    EXPECT_EQ(read(6 * kPageSize), 6 * kPageSize);
+    EXPECT_EQ(read(kHugePageSize + 7 * kPageSize), kHugePageSize + 7 * kPageSize);
+    EXPECT_FALSE(read(2 * kHugePageSize));
+    EXPECT_EQ(read(3 * kHugePageSize), 3 * kHugePageSize);
+    EXPECT_EQ(as->lookup(kData + kHugePageSize + 7 * kPageSize).prot, kRo);
+    EXPECT_EQ(as->lookup(kData + kHugePageSize + 8 * kPageSize).prot, kRw);
   });
 }
 

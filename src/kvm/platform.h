@@ -22,6 +22,7 @@ class Platform final : public platform::Platform {
 
   Vm& vm() { return *vm_; }
   VcpuSet& vcpus() { return *vcpus_; }
+  Supervisor& supervisor() { return *supervisor_; }
 
   struct Counters {
     std::atomic<u64> syscalls{0}, page_faults{0}, exceptions{0}, interrupts{0};

@@ -10,7 +10,10 @@ namespace rf::mm {
 MemoryManager::MemoryManager(MemoryEnv env, std::unique_ptr<platform::AddressSpace> space)
     : env_(env), space_(std::move(space)), impl_(std::make_unique<Impl>(*this)) {}
 
-MemoryManager::~MemoryManager() { release_all(); }
+MemoryManager::~MemoryManager() {
+  space_->retire();
+  release_all();
+}
 
 Result<Ref<MemoryManager>> MemoryManager::create(MemoryEnv env) {
   install_copy_fixup();

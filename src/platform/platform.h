@@ -83,6 +83,10 @@ class AddressSpace {
   // After it returns no guest code, on any vCPU, uses a narrowed or removed mapping. Clears `inval`.
   virtual void commit(Invalidation& inval) = 0;
 
+  // Guest code will never run in this space again (its last user is gone): what is unmapped from here on needs no
+  // invalidation, and commit() is free. What is left to do is to unmap, or to destroy it.
+  virtual void retire() {}
+
   // What is mapped at va. Cheap: tens of nanoseconds.
   virtual Mapping lookup(u64 va) const = 0;
   // Calls f(va, phys, len, prot) for the present ranges within [va, va+len), in order.

@@ -1,6 +1,7 @@
 #include "core/fiber.h"
 
 #include "core/check.h"
+#include "core/cycles.h"
 #include "core/fiber_impl.h"
 #include "core/worker_impl.h"
 
@@ -54,6 +55,13 @@ void Fiber::interrupt() {
 }
 
 size_t Fiber::stack_high_water() const { return impl_->stack.size ? StackPool::touched(impl_->stack) : 0; }
+
+u64 Fiber::run_cycles() const {
+  // The finished turns are read first: a turn that ends in between is missed once, never counted twice.
+  const u64 done = run_cycles_.load(std::memory_order_acquire);
+  const u64 since = running_since_.load(std::memory_order_acquire);
+  return since == 0 ? done : done + (cycles() - since);
+}
 
 WakeReason park(Interruptible interruptible, Nanos deadline) {
   Fiber& f = Fiber::current();

@@ -55,6 +55,9 @@ class Fiber final : public RefCounted, public ListNode<RunQueueTag> {
   // Bytes of stack this fiber has ever touched (page granularity).
   size_t stack_high_water() const;
 
+  // CPU cycles (core/cycles.h) this fiber has run for on a worker, the present turn included. Any thread.
+  u64 run_cycles() const;
+
   // For the owner's use (the task that runs on this fiber); not touched by the scheduler.
   void* user_data = nullptr;
 
@@ -74,6 +77,8 @@ class Fiber final : public RefCounted, public ListNode<RunQueueTag> {
   std::string name_;
   std::atomic<u32> state_{0};
   std::atomic<bool> interrupted_{false};
+  std::atomic<u64> run_cycles_{0};     // of finished turns
+  std::atomic<u64> running_since_{0};  // start of the present turn; 0: not running
   Impl* impl_ = nullptr;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/cycles.h"
 #include "core/worker_impl.h"
 
 namespace rf {
@@ -206,7 +207,11 @@ void Worker::Impl::run(Fiber& f) {
   slice_start = 0;
   f.impl_->last_worker = self.index_;
   self.stats_.switches++;
+  const u64 begin = cycles();
+  f.running_since_.store(begin, std::memory_order_relaxed);
   ExecutionContext::switch_to(loop_context, f.impl_->context);
+  f.running_since_.store(0, std::memory_order_release);
+  f.run_cycles_.store(f.run_cycles_.load(std::memory_order_relaxed) + (cycles() - begin), std::memory_order_release);
   current = nullptr;
   switch (action) {
     case Action::kPark: {

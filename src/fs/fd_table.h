@@ -1,6 +1,7 @@
 // A file-descriptor table (files_struct). Shared by CLONE_FILES.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -33,6 +34,9 @@ class FdTable final : public RefCounted {
   void set_close_on_exec_range(u32 first, u32 last);
   std::vector<Ref<File>> remove_close_on_exec();
   std::vector<Ref<File>> remove_all();
+
+  // Tasks that use the table, kept by the task room: the last to leave closes the files.
+  std::atomic<u32> users{1};
 
   // Open descriptors in ascending order, for /proc and close_range.
   std::vector<int> descriptors() const;

@@ -150,6 +150,29 @@ Result<bool> MemoryManager::compare_exchange_u32(UserAddr addr, u32& expected, u
   return n == sizeof desired ? Result<bool>(swapped != 0) : err(EFAULT);
 }
 
+Result<u32> MemoryManager::try_load_u32(UserAddr addr) {
+  if (addr % sizeof(u32) != 0) return err(EINVAL);
+  if (addr >= kGuestAddressLimit) return err(EFAULT);
+  std::shared_lock guard(impl_->page_lock);
+  const auto m = impl_->space.lookup(addr);
+  u32 value = 0;
+  if (!m.present() || !m.prot.read || rf_mm_safe_load_u32(impl_->frames.host_ptr(m.phys), &value) != 0)
+    return err(EFAULT);
+  return value;
+}
+
+Result<bool> MemoryManager::try_compare_exchange_u32(UserAddr addr, u32& expected, u32 desired) {
+  if (addr % sizeof(u32) != 0) return err(EINVAL);
+  if (addr >= kGuestAddressLimit) return err(EFAULT);
+  std::shared_lock guard(impl_->page_lock);
+  const auto m = impl_->space.lookup(addr);
+  u32 swapped = 0;
+  if (!m.present() || !m.prot.read || !m.prot.write ||
+      rf_mm_safe_compare_exchange_u32(impl_->frames.host_ptr(m.phys), &expected, desired, &swapped) != 0)
+    return err(EFAULT);
+  return swapped != 0;
+}
+
 Result<MemoryManager::FutexKey> MemoryManager::futex_key(UserAddr addr, bool shared) {
   if (addr % sizeof(u32) != 0) return err(EINVAL);
   if (addr >= kGuestAddressLimit) return err(EFAULT);

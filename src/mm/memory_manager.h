@@ -132,6 +132,9 @@ class MemoryManager final : public RefCounted {
   // Atomics on aligned 32-bit words of guest memory, for futexes. EFAULT, EINVAL (alignment).
   Result<u32> load_u32(UserAddr addr);
   Result<bool> compare_exchange_u32(UserAddr addr, u32& expected, u32 desired);
+  // The same without faulting and without suspending: EFAULT also when the page is only not mapped now.
+  Result<u32> try_load_u32(UserAddr addr);
+  Result<bool> try_compare_exchange_u32(UserAddr addr, u32& expected, u32 desired);
   // What identifies a futex word across processes; the object is kept alive by the caller's copy.
   struct FutexKey {
     const void* object = nullptr;  // the MemoryManager, or the Mappable of a shared mapping

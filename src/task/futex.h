@@ -47,6 +47,7 @@ class FutexTable {
 
  private:
   struct Impl;
+  Result<void> walk_robust_list(Task& task);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -62,15 +62,26 @@ class Kernel {
   mutable SpinRwLock tree_lock;
   // Under tree_lock (shared):
   Task* find_task(Pid tid) const;
-  ThreadGroup* find_group(Pid pid) const;
+  ThreadGroup* find_group(Pid pid) const;            // zombies too, until reaped
+  ProcessGroup* find_process_group(Pid pgid) const;  // null when it has no member
   void for_each_group(const std::function<void(ThreadGroup&)>& f) const;
   void for_each_task(const std::function<void(Task&)>& f) const;
   ThreadGroup* init() const { return init_; }
   // Under tree_lock (exclusive):
-  Result<Pid> allocate_pid();  // EAGAIN at pid_max
+  Result<Pid> allocate_pid();  // reserves it; EAGAIN at pid_max
+  void release_pid(Pid pid);   // one that was reserved and not used
+  // Enters a task under its reserved tid, and with a leader its group. A leader gains a reference, which whoever
+  // removes it drops once the lock is free.
   void insert_task(Task& task);
-  void remove_task(Task& task);
-  void release_pid(Pid pid);
+  void remove_task(Task& task);  // frees the tid
+  void remove_group(ThreadGroup& group);
+  // Moves `group` to `to` (null: out of its process group, when it is reaped).
+  void set_process_group(ThreadGroup& group, Ref<ProcessGroup> to);
+  // Lets a thread that execs take over the identity of its group's leader, who has exited and is returned.
+  Ref<Task> take_over_tid(Task& task);
+  size_t session_members(Pid sid) const;
+  size_t process_count() const { return groups_.size(); }
+  size_t task_count() const { return tasks_.size(); }
 
   // Starts pid 1. Runs on a fiber. When pid 1 is gone every other process is killed and on_exit called with its wait
   // status. Suspends.
@@ -82,6 +93,9 @@ class Kernel {
   // --- Sending signals: kill(2)'s permission checks are the caller's ---
   void send_to_group(ThreadGroup& group, const siginfo_t& info);  // takes signal_lock
   size_t send_to_process_group(Pid pgid, const siginfo_t& info);  // takes tree_lock; how many got it
+  // Called by the last thread of pid 1 when it has become a zombie: ends everything else, then calls on_exit.
+  // Suspends.
+  void init_exited(int status);
 
   // Guest clocks, ns; EINVAL for clock ids that are not offered. `task` for the CPU-time clocks.
   Result<Nanos> now(int clock, Task* task);
@@ -104,8 +118,12 @@ class Kernel {
 
  private:
   friend class Task;
-  std::unordered_map<Pid, Task*> tasks_;
+  Result<Ref<Task>> make_init(const InitialProcess& process);
+  bool pid_in_use(Pid pid) const;
+  std::unordered_map<Pid, Task*> tasks_;  // null: reserved
   std::unordered_map<Pid, Ref<ThreadGroup>> groups_;
+  std::unordered_map<Pid, ProcessGroup*> process_groups_;  // with members
+  std::unordered_map<Pid, u32> sessions_;                  // number of processes in each
   ThreadGroup* init_ = nullptr;
   Pid last_pid_ = 0;
   std::function<void(int)> on_exit_;

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <array>
+#include <atomic>
 #include <memory>
 
 #include "core/list.h"
@@ -30,12 +31,39 @@ struct KernelSigaction {
 
 enum class DefaultAction : u8 { kTerminate, kCore, kStop, kContinue, kIgnore };
 DefaultAction default_action(int sig);
+inline constexpr SignalSet kStopSignals =
+    signal_bit(SIGSTOP) | signal_bit(SIGTSTP) | signal_bit(SIGTTIN) | signal_bit(SIGTTOU);
 const char* signal_name(int sig);  // "SIGINT", "SIGRT_3"
+
+// What a POSIX timer shares with its pending signal: expirations while it is queued only count as overruns.
+class TimerSignal final : public RefCounted {
+ public:
+  std::atomic<bool> queued{false};
+  std::atomic<u32> overruns{0};       // of the signal that is queued
+  std::atomic<u32> last_overruns{0};  // of the last one taken, for timer_getoverrun(2)
+  // When the signal is taken: what its si_overrun is to be.
+  int take_overruns() {
+    const u32 n = overruns.exchange(0, std::memory_order_relaxed);
+    const u32 capped = n > 0x7fff'ffff ? 0x7fff'ffff : n;
+    last_overruns.store(capped, std::memory_order_relaxed);
+    return static_cast<int>(capped);
+  }
+};
 
 // One pending signal.
 struct PendingSignal : public ListNode<> {
+  PendingSignal() = default;
+  ~PendingSignal() {
+    if (timer) timer->queued.store(false, std::memory_order_release);
+  }
   siginfo_t info{};
-  void* timer = nullptr;  // POSIX timer that sent it (for overruns), else null
+  Ref<TimerSignal> timer;  // of the POSIX timer that sent it, else null
+};
+
+enum class Queued : u8 {
+  kYes,
+  kAlready,  // a standard signal that was pending: merged with it
+  kFull,     // the queue's limit: EAGAIN for sigqueue(3)
 };
 
 // Pending signals of a task or of a thread group: standard signals queue once, real-time ones up to the limit.
@@ -44,8 +72,8 @@ class SignalQueue {
  public:
   ~SignalQueue();
   SignalSet pending() const { return pending_; }
-  // False when a standard signal was pending already, or a queue limit dropped it (EAGAIN for sigqueue).
-  bool enqueue(const siginfo_t& info, u64 limit, void* timer = nullptr);
+  // `limit` bounds the real-time signals that carry data; one instance of each signal always fits.
+  Queued enqueue(const siginfo_t& info, u64 limit, Ref<TimerSignal> timer = {});
   // Takes the next signal of `mask` (synchronous ones first, then the lowest number); null if none.
   std::unique_ptr<PendingSignal> dequeue(SignalSet mask);
   void discard(SignalSet which);
@@ -59,15 +87,19 @@ class SignalQueue {
 // Actions, shared by CLONE_SIGHAND. Guarded by `lock` (taken inside the group's signal lock).
 class SignalHandlers final : public RefCounted {
  public:
+  SignalHandlers();
   Ref<SignalHandlers> fork() const;
   KernelSigaction get(int sig) const;
   KernelSigaction set(int sig, const KernelSigaction& action);  // the old one
   void reset_for_exec();                                        // handled ones to default
   SignalSet ignored() const;                                    // explicitly, or by default
+  bool ignores(int sig) const { return (ignored() & signal_bit(sig)) != 0; }
 
  private:
+  void update_ignored(int sig);
   mutable SpinLock lock_;
   std::array<KernelSigaction, kSignalMax> actions_{};
+  std::atomic<SignalSet> ignored_;
 };
 
 }  // namespace rf::task

@@ -70,8 +70,11 @@ Totals totals(Kernel& kernel) {
   Totals t;
   std::shared_lock lock(kernel.tree_lock);
   kernel.for_each_task([&](task::Task& task) {
-    t.user += task.times.user;
-    t.system += task.times.system;
+    if (!task.exited) {
+      const task::CpuTimes times = task.cpu_times();
+      t.user += times.user;
+      t.system += times.system;
+    }
     t.last = std::max(t.last, task.tid);
     ++t.tasks;
   });

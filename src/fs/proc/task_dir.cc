@@ -186,7 +186,7 @@ Text login_uid(Ctx, const Subject&) { return std::string("4294967295"); }
 Text session_id(Ctx, const Subject&) { return std::string("4294967295"); }
 Text personality(Ctx, const Subject&) { return std::string("00000000\n"); }
 Text wchan(Ctx, const Subject&) { return std::string("0"); }
-Text schedstat(Ctx, const Subject& s) { return fmt::format("{} 0 0\n", s.task->times.user + s.task->times.system); }
+Text schedstat(Ctx, const Subject& s) { return fmt::format("{} 0 0\n", s.task->cpu_times().total()); }
 Text io(Ctx, const Subject&) {
   return std::string(
       "rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n");

@@ -74,10 +74,8 @@ Family family(Task& t) {
     f.session = g.process_group->session->id;
   }
   f.threads = g.tasks.size();
-  for (Task* member : g.tasks) {
-    f.live.user += member->times.user;
-    f.live.system += member->times.system;
-  }
+  for (Task* member : g.tasks)
+    if (!member->exited) f.live += member->cpu_times();
   return f;
 }
 
@@ -171,16 +169,17 @@ std::string stat_text(Task& t, bool whole_group) {
     u = memory->usage();
     l = memory->layout();
   }
-  const Nanos user = whole_group ? f.live.user + s.dead.user : t.times.user;
-  const Nanos system = whole_group ? f.live.system + s.dead.system : t.times.system;
+  const task::CpuTimes own = t.cpu_times();
+  const Nanos user = whole_group ? f.live.user + s.dead.user : own.user;
+  const Nanos system = whole_group ? f.live.system + s.dead.system : own.system;
   return fmt::format(
       "{} ({}) {} {} {} {} {} -1 4194304 {} 0 {} 0 {} {} {} {} 20 0 {} 0 {} {} {} {} {} {} {} 0 0 {} {} {} {} 0 0 0 {} "
       "0 0 0 0 0 {} {} {} {} {} {} {} {}\n",
-      t.tid, t.name(), state_letter(t), f.parent, f.group, f.session, 0, t.minor_faults, t.major_faults, to_ticks(user),
-      to_ticks(system), to_ticks(s.children.user), to_ticks(s.children.system), f.threads, to_ticks(t.start_time),
-      u.virtual_size, (u.rss_anon + u.rss_file + u.rss_shmem) >> kPageShift, t.group->limit(RLIMIT_RSS).rlim_cur,
-      l.start_code, l.end_code, l.start_stack, s.pending, s.blocked, s.ignored, s.caught, SIGCHLD, l.start_data,
-      l.end_data, l.start_brk, l.arg_start, l.arg_end, l.env_start, l.env_end, 0);
+      t.tid, t.name(), state_letter(t), f.parent, f.group, f.session, 0, t.minor_faults.load(), t.major_faults.load(),
+      to_ticks(user), to_ticks(system), to_ticks(s.children.user), to_ticks(s.children.system), f.threads,
+      to_ticks(t.start_time), u.virtual_size, (u.rss_anon + u.rss_file + u.rss_shmem) >> kPageShift,
+      t.group->limit(RLIMIT_RSS).rlim_cur, l.start_code, l.end_code, l.start_stack, s.pending, s.blocked, s.ignored,
+      s.caught, SIGCHLD, l.start_data, l.end_data, l.start_brk, l.arg_start, l.arg_end, l.env_start, l.env_end, 0);
 }
 
 std::string statm_text(Task& t) {

@@ -6,9 +6,11 @@
 namespace rf::task {
 
 Family process_family();
+Family resource_family();
 Family signal_family();
 Family time_family();
 Family identity_family();
+Family prctl_family();
 Family futex_family();
 Family misc_family();
 Family mm_family();

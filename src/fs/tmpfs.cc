@@ -165,7 +165,7 @@ Result<Ref<Inode>> TmpInode::mknod(const Context& ctx, std::string_view name, u1
 }
 
 Result<Ref<Inode>> TmpInode::mkdir(const Context& ctx, std::string_view name, u16 mode) {
-  Ref<TmpInode> made = TRY(make(ctx, mode));
+  Ref<TmpInode> made = TRY(make(ctx, S_IFDIR | (mode & 07777)));
   attr_.add_links(1);
   return enter(name, std::move(made));
 }

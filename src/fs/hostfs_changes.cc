@@ -216,7 +216,7 @@ Result<void> HostInode::change_times(const AttributeChange& change) {
 
 Result<void> HostInode::change_size(u64 size) {
   if (!is_regular()) return err(is_dir() ? EISDIR : EINVAL);
-  HandleRef handle = TRY(data_handle(DataAccess::kReadWrite));
+  HandleRef handle = TRY(data_handle(DataAccess::kWrite));
   TRY(hostio::host_call(SYS_ftruncate, handle->get(), size));
   if (auto* pages = pages_pointer_.load(std::memory_order_acquire)) pages->unmap_mappings(page_up(size), ~u64{0}, true);
   return {};

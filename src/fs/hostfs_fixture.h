@@ -25,9 +25,12 @@ class HostFsTest : public FsTest {
     tree_ = directory_ + "/tree";
     ::mkdir(tree_.c_str(), 0755);
     ::mkdir(outside_.c_str(), 0755);
-    ::umask(0);
+    umask_ = ::umask(0);
   }
-  ~HostFsTest() override { std::filesystem::remove_all(directory_); }
+  ~HostFsTest() override {
+    ::umask(umask_);
+    std::filesystem::remove_all(directory_);
+  }
 
   Ref<FileSystem> make_root_fs() override {
     auto fs = make_hostfs(*frames_, {.path = tree_, .read_only = read_only_, .exclusive = exclusive_});
@@ -62,6 +65,7 @@ class HostFsTest : public FsTest {
   }
 
   std::string directory_, outside_, tree_;
+  mode_t umask_;
   bool read_only_ = true;
   bool exclusive_ = false;
 };

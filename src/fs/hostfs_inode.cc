@@ -128,7 +128,7 @@ Result<hostio::HostFd> HostInode::open_at_place(u64 flags) {
 
 Result<HandleRef> HostInode::data_handle(DataAccess access) {
   if (hidden_) return err(EACCES);
-  if (access == DataAccess::kReadWrite) TRY(host_fs().check_writable());
+  if (access != DataAccess::kRead) TRY(host_fs().check_writable());
   {
     SpinGuard guard(lock_);
     used_ = true;
@@ -136,7 +136,12 @@ Result<HandleRef> HostInode::data_handle(DataAccess access) {
     if (access == DataAccess::kRead && read_) return read_;
   }
   const u64 mode = access == DataAccess::kRead ? O_RDONLY : O_RDWR;
-  auto handle = make_ref<HostHandle>(TRY(open_at_place(mode | kOpenData)));
+  auto fd = open_at_place(mode | kOpenData);
+  // Not kept: later opens may want to read.
+  if (!fd && fd.error() == Errno{EACCES} && access == DataAccess::kWrite)
+    return make_ref<HostHandle>(TRY(open_at_place(O_WRONLY | kOpenData)));
+  if (!fd) return err(fd.error());
+  auto handle = make_ref<HostHandle>(std::move(*fd));
   {
     SpinGuard guard(lock_);
     HandleRef& slot = access == DataAccess::kRead ? read_ : write_;
@@ -227,8 +232,10 @@ Result<std::string> HostInode::readlink(const Context&) {
 Result<Ref<File>> HostInode::open(const Context& ctx, const Path& path, const OpenArgs& args) {
   switch (type_) {
     case S_IFREG: {
-      const bool write = (args.flags & O_ACCMODE) != O_RDONLY;
-      HandleRef handle = TRY(data_handle(write ? DataAccess::kReadWrite : DataAccess::kRead));
+      const int mode = args.flags & O_ACCMODE;
+      HandleRef handle = TRY(data_handle(mode == O_RDONLY   ? DataAccess::kRead
+                                         : mode == O_WRONLY ? DataAccess::kWrite
+                                                            : DataAccess::kReadWrite));
       return make_host_file(path, args.flags, Ref<HostInode>(this), std::move(handle));
     }
     case S_IFDIR: {

@@ -54,8 +54,8 @@ struct HostId {
   static HostId of(const struct ::statx& stx);
 };
 
-// What open_data() is to get at.
-enum class DataAccess : u8 { kRead, kReadWrite };
+// What data_handle() is to get at. kWrite: reading as well if the host allows it.
+enum class DataAccess : u8 { kRead, kWrite, kReadWrite };
 
 class HostInode final : public Inode, public ListNode<HostLruTag> {
  public:

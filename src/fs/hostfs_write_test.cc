@@ -1,5 +1,6 @@
 // Writable host trees.
 #include <gmock/gmock.h>
+#include <sys/fsuid.h>
 #include <sys/xattr.h>
 
 #include "fs/hostfs_fixture.h"
@@ -128,6 +129,26 @@ TEST_F(HostFsWriteTest, ModesTimesAndOwners) {
     ASSERT_EQ(mkdir("/mydir"), 0);
     EXPECT_EQ(host_stat("/mydir").st_uid, 1000u);
   });
+}
+
+TEST_F(HostFsWriteTest, FilesTheHostLetsOnlyWrite) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to become another user";
+  constexpr uid_t kNobody = 65534;
+  host_put("/drop", "old");
+  ASSERT_EQ(::chmod(directory_.c_str(), 0755), 0);
+  ASSERT_EQ(::chown(host("/drop").c_str(), kNobody, 0), 0);
+  ASSERT_EQ(::chmod(host("/drop").c_str(), 0200), 0);
+  run([&] {
+    ::setfsuid(kNobody);
+    Ref<File> f = open("/drop", O_WRONLY);
+    ASSERT_TRUE(f);
+    EXPECT_EQ(write(*f, "new!").value(), 4u);
+    EXPECT_EQ(error_of(f->truncate(ctx(), 3)), 0);
+    EXPECT_EQ(open_error("/drop", O_RDONLY), EACCES);
+    EXPECT_EQ(open_error("/drop", O_RDWR), EACCES);
+    ::setfsuid(0);
+  });
+  EXPECT_EQ(host_get("/drop"), "new");
 }
 
 TEST_F(HostFsWriteTest, NodesOnTheHostAreNamesOnly) {

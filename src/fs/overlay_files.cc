@@ -16,7 +16,7 @@ class OverlayFile final : public File {
   Result<size_t> pwrite(const Context& ctx, mm::IoBuffer& src, u64 offset) override;
   Result<u64> seek(const Context& ctx, s64 offset, int whence) override;
   Result<void> fallocate(const Context& ctx, int mode, u64 offset, u64 len) override;
-  Result<Ref<mm::MapObject>> map_object() override;
+  Result<Ref<mm::MapObject>> map_object_for(MapUse& use) override;
 
  private:
   // Null when the contents are no longer there.
@@ -76,13 +76,13 @@ Result<void> OverlayFile::fallocate(const Context& ctx, int mode, u64 offset, u6
   return {};
 }
 
-Result<Ref<mm::MapObject>> OverlayFile::map_object() {
-  // A shared mapping of it may come to be written, and a page fault is no place to copy the file.
-  if (writable() || !node_.lower()->mappable()) {
+Result<Ref<mm::MapObject>> OverlayFile::map_object_for(MapUse& use) {
+  // A page fault is no place to copy the file, so what may come to be written is copied now.
+  if (use.may_write || !node_.lower()->mappable()) {
     static const Credentials& kernel = *new Credentials;
     TRY(node_.writable_data(Context{.creds = kernel}));
   }
-  return File::map_object();
+  return map_object();
 }
 
 // Lists the lower directory as far as its names are not taken or gone, then what was made here. A position below

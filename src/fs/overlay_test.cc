@@ -284,7 +284,8 @@ TEST_F(OverlayTest, MappingsFollowACopyUp) {
              auto first = *object->mappable().pin(0, kPageSize, false);
              EXPECT_EQ(memcmp(frames_->host_ptr(first.phys), "hello", 5), 0);
              Ref<File> writer = open("/f", O_RDWR);
-             auto writable = *writer->map_object();
+             File::MapUse use{.shared = true, .write = true, .may_write = true};
+             auto writable = *writer->map_object_for(use);
              EXPECT_EQ(&writable->mappable(), &object->mappable());
              auto run = *writable->mappable().pin(0, kPageSize, true);
              EXPECT_NE(run.phys, first.phys);

@@ -9,6 +9,7 @@ namespace rf::fs {
 namespace {
 
 using testing::ElementsAre;
+using testing::IsEmpty;
 using testing::Pair;
 
 class PtyTest : public TtyTest {
@@ -244,6 +245,34 @@ TEST_F(PtyTest, MasterClosingHangsUp) {
     EXPECT_EQ(send(*slave, "x"), EIO);
     EXPECT_EQ(ioctl(*slave, TCGETS, page_), EIO);
     EXPECT_NE(slave->poll() & POLLHUP, 0u);
+    drop();
+  });
+}
+
+TEST_F(PtyTest, SessionsEndTellsTheForegroundAndLeavesTheTerminalUsable) {
+  run([&] {
+    open_pair(O_RDWR);
+    ASSERT_TRUE(control_.ttys[10]);
+    Ref<Tty> tty = control_.ttys[10];
+    tty->session_ended(20);
+    EXPECT_THAT(control_.take_sent(), IsEmpty()) << "of another session";
+    tty->set_foreground(11);
+    tty->session_ended(10);
+    EXPECT_THAT(control_.take_sent(), ElementsAre(Pair(11, SIGHUP)));
+    EXPECT_FALSE(control_.ttys[10]);
+    EXPECT_EQ(send(*slave, "x"), 0) << "a pty is not hung up";
+    EXPECT_EQ(take(*master), "x");
+    drop();
+  });
+}
+
+TEST_F(PtyTest, GivingTheTerminalUpTellsTheForeground) {
+  run([&] {
+    open_pair(O_RDWR);
+    EXPECT_EQ(ioctl(*slave, TIOCNOTTY), 0);
+    EXPECT_THAT(control_.take_sent(), ElementsAre(Pair(10, SIGHUP), Pair(10, SIGCONT)));
+    EXPECT_FALSE(control_.ttys[10]);
+    EXPECT_EQ(ioctl(*slave, TIOCNOTTY), ENOTTY);
     drop();
   });
 }

@@ -61,7 +61,7 @@ void Tty::leave_session(s32 session) {
   session_ = foreground_ = 0;
 }
 
-void Tty::session_ended(s32 session) {
+void Tty::leave_behind(s32 session, bool ended) {
   s32 group;
   {
     SpinGuard guard(tty_lock_);
@@ -72,7 +72,7 @@ void Tty::session_ended(s32 session) {
   job_control().clear_controlling_tty(session);
   if (group == 0) return;
   job_control().signal_group(group, SIGHUP);
-  job_control().signal_group(group, SIGCONT);
+  if (!ended) job_control().signal_group(group, SIGCONT);
 }
 
 void Tty::hang_up() {
@@ -164,7 +164,7 @@ Result<std::optional<u64>> Tty::job_control_ioctl(const Context& ctx, u32 reques
       if (!controls(ctx)) return err(ENOTTY);
       // A member that is not the leader gives up only its own view of the terminal, of which we keep none.
       const auto caller = job_control().caller(ctx);
-      if (caller.session_leader) session_ended(caller.session);
+      if (caller.session_leader) leave_behind(caller.session, false);
       return 0;
     }
     case TIOCGPGRP:

@@ -23,9 +23,10 @@ class Tty : public RefCounted {
   // Undoes set_session() when `session` is the one.
   void leave_session(s32 session);
 
-  // The session's leader exits or gives its terminal up (disassociate_ctty): SIGHUP and SIGCONT to the foreground
-  // group, and the terminal controls no session any more. Called by the task room.
-  void session_ended(s32 session);
+  // The leader of `session` exits: SIGHUP to the foreground group, and the terminal controls no session any more. What
+  // is open of it stays usable, as ptys do on Linux (disassociate_ctty()). Called by the task room; nothing if the
+  // terminal controls another session.
+  void session_ended(s32 session) { leave_behind(session, true); }
 
   // The terminal is gone: SIGHUP and SIGCONT to the session's leader, and it controls no session any more.
   void hang_up();
@@ -52,6 +53,7 @@ class Tty : public RefCounted {
   ~Tty() override = default;
 
  private:
+  void leave_behind(s32 session, bool ended);
   Result<void> set_controlling(const Context& ctx, u64 arg);
   Result<void> set_foreground_checked(const Context& ctx, s32 process_group);
   bool controls(const Context& ctx);  // the caller's session

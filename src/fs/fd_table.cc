@@ -91,6 +91,7 @@ class Bitmap {
 struct FdTable::Impl {
   mutable SpinLock lock;
   Bitmap open, cloexec;
+  Bitmap used;   // open or reserved
   u32 next = 0;  // no descriptor below it is free
   std::array<std::atomic<Slot*>, kChunks> chunks{};
 
@@ -115,15 +116,27 @@ struct FdTable::Impl {
     if (!base) chunks[c].store(base = new Slot[chunk_size(c)], std::memory_order_release);
     return base[fd - chunk_base(c)];
   }
+  Result<u32> lowest_free(u32 min, u64 limit) {
+    const u32 from = std::max(min, next);
+    const u32 fd = used.first_clear(from);
+    if (fd >= std::min<u64>(limit, kMaxDescriptors)) return err(EMFILE);
+    if (from == next) next = fd + 1;
+    return fd;
+  }
   Ref<File> put(u32 fd, Ref<File> file, bool close_on_exec) {
     open.set(fd);
+    used.set(fd);
     cloexec.assign(fd, close_on_exec);
     return make_slot(fd).exchange(std::move(file));
+  }
+  void free(u32 fd) {
+    used.clear(fd);
+    next = std::min(next, fd);
   }
   Ref<File> take(u32 fd) {
     open.clear(fd);
     cloexec.clear(fd);
-    next = std::min(next, fd);
+    free(fd);
     return slot(static_cast<int>(fd))->exchange(nullptr);
   }
   std::vector<Ref<File>> take_all(const Bitmap& which, u32 first, u32 end) {
@@ -144,8 +157,9 @@ Ref<FdTable> FdTable::fork() {
        fd = impl_->open.first_set(fd + 1, kMaxDescriptors))
     to.make_slot(fd).exchange(impl_->slot(static_cast<int>(fd))->get());
   to.open = impl_->open;
+  to.used = impl_->open;  // what is reserved here is not there: the calls under way fill this table
   to.cloexec = impl_->cloexec;
-  to.next = impl_->next;
+  to.next = std::min(impl_->next, to.used.first_clear(0));
   return copy;
 }
 
@@ -170,12 +184,8 @@ Result<void> FdTable::set_close_on_exec(int fd, bool on) {
 }
 
 Result<int> FdTable::install(Ref<File> file, bool cloexec, int min, u64 limit) {
-  limit = std::min<u64>(limit, kMaxDescriptors);
   SpinGuard guard(impl_->lock);
-  u32 from = std::max(static_cast<u32>(min), impl_->next);
-  u32 fd = impl_->open.first_clear(from);
-  if (fd >= limit) return err(EMFILE);
-  if (from == impl_->next) impl_->next = fd + 1;
+  const u32 fd = TRY(impl_->lowest_free(static_cast<u32>(min), limit));
   // The slot is empty: nothing is dropped here.
   impl_->put(fd, std::move(file), cloexec);
   return static_cast<int>(fd);
@@ -183,8 +193,30 @@ Result<int> FdTable::install(Ref<File> file, bool cloexec, int min, u64 limit) {
 
 Result<Ref<File>> FdTable::replace(int fd, Ref<File> file, bool cloexec, u64 limit) {
   if (fd < 0 || static_cast<u64>(fd) >= std::min<u64>(limit, kMaxDescriptors)) return err(EBADF);
+  const u32 number = static_cast<u32>(fd);
   SpinGuard guard(impl_->lock);
-  return impl_->put(static_cast<u32>(fd), std::move(file), cloexec);
+  if (impl_->used.test(number) && !impl_->open.test(number)) return err(EBUSY);
+  return impl_->put(number, std::move(file), cloexec);
+}
+
+Result<ReservedFd> ReservedFd::make(FdTable& table, u64 limit) {
+  FdTable::Impl& impl = *table.impl_;
+  SpinGuard guard(impl.lock);
+  const u32 fd = TRY(impl.lowest_free(0, limit));
+  impl.used.set(fd);
+  return ReservedFd(table, static_cast<int>(fd));
+}
+
+void ReservedFd::fill(Ref<File> file, bool cloexec) {
+  FdTable::Impl& impl = *std::exchange(table_, nullptr)->impl_;
+  SpinGuard guard(impl.lock);
+  impl.put(static_cast<u32>(number_), std::move(file), cloexec);  // the slot is empty: nothing is dropped here
+}
+
+ReservedFd::~ReservedFd() {
+  if (!table_) return;
+  SpinGuard guard(table_->impl_->lock);
+  table_->impl_->free(static_cast<u32>(number_));
 }
 
 Result<Ref<File>> FdTable::remove(int fd) {

@@ -12,6 +12,28 @@
 
 namespace rf::fs {
 
+class FdTable;
+
+// A number kept for a description that is still to come, so that a call can fail with EMFILE before it does what cannot
+// be undone. To all others it is closed (EBADF), but it is not handed out, and dup2(2) on it is EBUSY. Given back
+// unless it was filled. The table outlives it.
+class ReservedFd {
+ public:
+  // The lowest free descriptor below `limit`; EMFILE.
+  static Result<ReservedFd> make(FdTable& table, u64 limit);
+  ReservedFd(ReservedFd&& o) noexcept : table_(std::exchange(o.table_, nullptr)), number_(o.number_) {}
+  ReservedFd& operator=(ReservedFd&&) = delete;
+  ~ReservedFd();
+  int number() const { return number_; }
+  // Opens the descriptor, once.
+  void fill(Ref<File> file, bool cloexec);
+
+ private:
+  ReservedFd(FdTable& table, int number) : table_(&table), number_(number) {}
+  FdTable* table_;  // null when there is nothing to give back
+  int number_;
+};
+
 class FdTable final : public RefCounted {
  public:
   FdTable();
@@ -25,7 +47,7 @@ class FdTable final : public RefCounted {
   // The lowest free descriptor >= `min` and below `limit` (RLIMIT_NOFILE); EMFILE.
   Result<int> install(Ref<File> file, bool cloexec, int min, u64 limit);
   // dup2/dup3: puts `file` at `fd`; the description that was there is returned for the caller to flush. EBADF when
-  // fd >= limit.
+  // fd >= limit, EBUSY when it is reserved.
   Result<Ref<File>> replace(int fd, Ref<File> file, bool cloexec, u64 limit);
   // Takes the descriptor out; the caller flushes and drops the description. EBADF.
   Result<Ref<File>> remove(int fd);
@@ -42,6 +64,7 @@ class FdTable final : public RefCounted {
   std::vector<int> descriptors() const;
 
  private:
+  friend class ReservedFd;
   ~FdTable() override;
   struct Impl;
   std::unique_ptr<Impl> impl_;

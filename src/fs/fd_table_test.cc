@@ -28,6 +28,35 @@ class FdTableTest : public ::testing::Test {
   }
 };
 
+TEST_F(FdTableTest, ReservedDescriptorsAreNeitherOpenNorFree) {
+  run([] {
+    auto t = make_ref<FdTable>();
+    EXPECT_EQ(*t->install(file(), false, 0, kNoLimit), 0);
+    {
+      auto one = *ReservedFd::make(*t, kNoLimit);
+      auto two = *ReservedFd::make(*t, 3);
+      EXPECT_EQ(one.number(), 1);
+      EXPECT_EQ(two.number(), 2);
+      EXPECT_EQ(error_of(ReservedFd::make(*t, 3)), EMFILE);
+      EXPECT_EQ(*t->install(file(), false, 0, kNoLimit), 3);
+      EXPECT_EQ(error_of(t->get(1)), EBADF);
+      EXPECT_EQ(error_of(t->remove(1)), EBADF);
+      EXPECT_EQ(error_of(t->set_close_on_exec(1, true)), EBADF);
+      EXPECT_EQ(error_of(t->replace(1, file(), false, kNoLimit)), EBUSY);
+      EXPECT_EQ(t->descriptors(), (std::vector<int>{0, 3}));
+      auto child = t->fork();
+      EXPECT_EQ(*child->install(file(), false, 0, kNoLimit), 1);
+      two.fill(file(), true);
+      EXPECT_TRUE(t->close_on_exec(2));
+      EXPECT_EQ(t->remove_range(0, 2).size(), 2u);
+    }
+    EXPECT_EQ(*t->install(file(), false, 0, kNoLimit), 0);
+    EXPECT_EQ(*t->install(file(), false, 0, kNoLimit), 1);
+    EXPECT_EQ(*t->install(file(), false, 0, kNoLimit), 2);
+    EXPECT_EQ(*t->install(file(), false, 0, kNoLimit), 4);
+  });
+}
+
 TEST_F(FdTableTest, GivesTheLowestFree) {
   run([] {
     auto t = make_ref<FdTable>();

@@ -57,6 +57,9 @@ class File : public RefCounted {
   virtual Result<u64> seek(const Context& ctx, s64 offset, int whence);
   virtual bool seekable() const { return true; }
 
+  // Whether EPIPE of a write raises SIGPIPE too; not that of datagram sockets.
+  virtual bool broken_pipe_signals() const { return true; }
+
   // Directories: calls emit() for the entries from the position on until it returns false.
   virtual Result<void> readdir(const Context& ctx, const std::function<bool(const DirEntry&)>& emit);
 

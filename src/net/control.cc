@@ -24,9 +24,7 @@ Result<void> add_files(Control& control, const fs::FdTable& fds, std::span<const
   for (size_t i = 0; i < count; i++) {
     int fd;
     memcpy(&fd, data.data() + i * sizeof fd, sizeof fd);
-    Ref<fs::File> file = TRY(fds.get(fd));
-    if (file->flags() & O_PATH) return err(EBADF);
-    control.files.push_back(std::move(file));
+    control.files.push_back(TRY(fds.get(fd)));  // O_PATH ones too
   }
   return {};
 }
@@ -80,24 +78,29 @@ Result<Control> parse_control(const fs::Context& ctx, const fs::FdTable& fds, st
   return control;
 }
 
-std::vector<std::byte> format_control(Control&& control, fs::FdTable& fds, u64 fd_limit, bool cloexec, size_t room,
-                                      int& msg_flags) {
-  std::vector<std::byte> out;
+void FormattedControl::open(bool cloexec) {
+  for (auto& [fd, file] : files) fd.fill(std::move(file), cloexec);
+  files.clear();
+}
+
+FormattedControl format_control(Control&& control, fs::FdTable& fds, u64 fd_limit, size_t room, int& msg_flags) {
+  FormattedControl out;
   if (control.credentials)
-    append(out, room, SCM_CREDENTIALS, std::as_bytes(std::span(&*control.credentials, 1)), msg_flags);
+    append(out.bytes, room, SCM_CREDENTIALS, std::as_bytes(std::span(&*control.credentials, 1)), msg_flags);
   if (control.files.empty()) return out;
   // As many descriptors as there is room for (scm_detach_fds).
-  size_t left = room - out.size();
+  size_t left = room - out.bytes.size();
   size_t fit = left < CMSG_LEN(sizeof(int)) ? 0 : (left - CMSG_LEN(0)) / sizeof(int);
   std::vector<int> numbers;
   for (Ref<fs::File>& file : control.files) {
     if (numbers.size() >= fit) break;
-    Result<int> fd = fds.install(std::move(file), cloexec, 0, fd_limit);
+    auto fd = fs::ReservedFd::make(fds, fd_limit);
     if (!fd) break;
-    numbers.push_back(*fd);
+    numbers.push_back(fd->number());
+    out.files.emplace_back(std::move(*fd), std::move(file));
   }
   if (numbers.size() < control.files.size()) msg_flags |= MSG_CTRUNC;
-  if (!numbers.empty()) append(out, room, SCM_RIGHTS, std::as_bytes(std::span(numbers)), msg_flags);
+  if (!numbers.empty()) append(out.bytes, room, SCM_RIGHTS, std::as_bytes(std::span(numbers)), msg_flags);
   return out;
 }
 

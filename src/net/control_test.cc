@@ -75,7 +75,10 @@ TEST_F(ControlTest, FormatsWhatFits) {
       for (int i = 0; i < 3; i++) c.files.push_back(*fs::make_eventfd(0, 0));
       c.credentials = ucred{1, 2, 3};
       flags = 0;
-      return format_control(std::move(c), *fds_, limit, true, room, flags);
+      FormattedControl out = format_control(std::move(c), *fds_, limit, room, flags);
+      EXPECT_TRUE(fds_->descriptors().empty()) << "not before the guest has their numbers";
+      out.open(true);
+      return out.bytes;
     };
     int flags;
     auto out = format(1000, 100, flags);

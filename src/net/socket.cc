@@ -112,7 +112,7 @@ Nanos SocketFile::deadline(const std::atomic<Nanos>& timeout, int msg_flags) con
 }
 
 Result<void> SocketFile::setsockopt(const fs::Context& ctx, int level, int name, std::span<const std::byte> value) {
-  if (level != SOL_SOCKET) return err(ENOPROTOOPT);
+  if (level != SOL_SOCKET) return err(EOPNOTSUPP);
   switch (name) {
     case SO_RCVTIMEO:
       options_.receive_timeout = TRY(read_timeout(value));
@@ -169,7 +169,7 @@ Result<void> SocketFile::setsockopt(const fs::Context& ctx, int level, int name,
 }
 
 Result<size_t> SocketFile::getsockopt(const fs::Context&, int level, int name, std::span<std::byte> out) {
-  if (level != SOL_SOCKET) return err(ENOPROTOOPT);
+  if (level != SOL_SOCKET) return err(EOPNOTSUPP);
   if (is_plain_flag(name)) return put(out, static_cast<int>(option(name)));
   switch (name) {
     case SO_TYPE:
@@ -211,16 +211,27 @@ Result<SocketFile*> as_socket(fs::File& f) {
   return socket;
 }
 
-Result<Ref<fs::File>> create_socket(const fs::Context& ctx, int family, int type, int protocol) {
+namespace {
+
+Result<void> check_family(int family, int type) {
+  constexpr int kTypes = 11;  // SOCK_MAX
   if (type & ~(0xf | SOCK_CLOEXEC | SOCK_NONBLOCK)) return err(EINVAL);
+  if (family < 0 || family >= AF_MAX) return err(EAFNOSUPPORT);
+  if ((type & 0xf) >= kTypes) return err(EINVAL);
   if (family != AF_UNIX) return err(EAFNOSUPPORT);
+  return {};
+}
+
+}  // namespace
+
+Result<Ref<fs::File>> create_socket(const fs::Context& ctx, int family, int type, int protocol) {
+  TRY(check_family(family, type));
   return create_unix_socket(ctx, type, protocol);
 }
 
 Result<std::pair<Ref<fs::File>, Ref<fs::File>>> create_socket_pair(const fs::Context& ctx, int family, int type,
                                                                    int protocol) {
-  if (type & ~(0xf | SOCK_CLOEXEC | SOCK_NONBLOCK)) return err(EINVAL);
-  if (family != AF_UNIX) return err(EAFNOSUPPORT);
+  TRY(check_family(family, type));
   return create_unix_pair(ctx, type, protocol);
 }
 

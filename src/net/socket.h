@@ -72,11 +72,15 @@ class SocketFile : public fs::StreamFile {
   virtual Result<void> shutdown(int how) = 0;
   virtual Result<SocketAddress> getsockname() = 0;
   virtual Result<SocketAddress> getpeername() = 0;
-  // The defaults serve SOL_SOCKET; ENOPROTOOPT.
+  // The defaults serve SOL_SOCKET: ENOPROTOOPT, and EOPNOTSUPP for other levels.
   virtual Result<void> setsockopt(const fs::Context& ctx, int level, int name, std::span<const std::byte> value);
   // Fills `out` (as long as the caller's buffer) and returns the bytes that count.
   virtual Result<size_t> getsockopt(const fs::Context& ctx, int level, int name, std::span<std::byte> out);
+  // SO_ERROR's value: takes it, or leaves one for the next call.
+  virtual int take_error() { return 0; }
+  virtual void set_error(int) {}
 
+  bool broken_pipe_signals() const final { return type_ == SOCK_STREAM; }
   Result<size_t> read(const fs::Context& ctx, mm::IoBuffer& dst) final;
   Result<size_t> write(const fs::Context& ctx, mm::IoBuffer& src) final;
 
@@ -93,7 +97,6 @@ class SocketFile : public fs::StreamFile {
   Options& options() { return options_; }
   bool option(int so) const { return (options_.flags.load(std::memory_order_relaxed) >> so & 1) != 0; }
   // Hooks of the generic options.
-  virtual int take_error() { return 0; }  // SO_ERROR: returns and clears
   virtual bool listening() { return false; }
   virtual void options_changed() {}
 
@@ -121,9 +124,15 @@ Result<std::pair<Ref<fs::File>, Ref<fs::File>>> create_socket_pair(const fs::Con
 // The control buffer of sendmsg(2): EINVAL when it is malformed or holds what is not known, EBADF, EPERM for
 // credentials that are not the caller's.
 Result<Control> parse_control(const fs::Context& ctx, const fs::FdTable& fds, std::span<const std::byte> buffer);
-// The control buffer for recvmsg(2), at most `room` bytes: installs the files in `fds`. What does not fit, or finds
-// no descriptor below `fd_limit`, is dropped and MSG_CTRUNC added to `msg_flags`.
-std::vector<std::byte> format_control(Control&& control, fs::FdTable& fds, u64 fd_limit, bool cloexec, size_t room,
-                                      int& msg_flags);
+// The control buffer for recvmsg(2), and the descriptors it names, still to be opened.
+struct FormattedControl {
+  std::vector<std::byte> bytes;
+  std::vector<std::pair<fs::ReservedFd, Ref<fs::File>>> files;
+  // Once the guest has the bytes.
+  void open(bool cloexec);
+};
+// At most `room` bytes. What does not fit, or finds no descriptor below `fd_limit`, is dropped and MSG_CTRUNC added to
+// `msg_flags`.
+FormattedControl format_control(Control&& control, fs::FdTable& fds, u64 fd_limit, size_t room, int& msg_flags);
 
 }  // namespace rf::net

@@ -208,16 +208,18 @@ Result<void> UnixFile::bind(const fs::Context& ctx, const SocketAddress& address
 
 Result<void> UnixFile::bind_path(const fs::Context& ctx, std::string_view path) {
   if (!ctx.vfs) return err(ENOENT);
-  auto made = ctx.vfs->mknod(ctx, nullptr, path, S_IFSOCK | 0777, 0, 0);
+  // Whoever wants fewer permissions has changed the socket's by fchmod(2).
+  const u16 mode = TRY(inode().getattr(ctx)).mode;
+  auto made = ctx.vfs->mknod(ctx, nullptr, path, mode, 0, 0);
   if (!made) return err(made.error() == Errno{EEXIST} ? Errno{EADDRINUSE} : made.error());
-  const Ref<fs::Inode>& inode = made->dentry->inode();
+  const Ref<fs::Inode>& node = made->dentry->inode();
   {
     SpinGuard socket_guard(socket_->lock);
     socket_->name = path;
     socket_->bound_path = *made;
   }
-  SpinGuard guard(inode->attached_lock);
-  inode->bound_socket = socket_;
+  SpinGuard guard(node->attached_lock);
+  node->bound_socket = socket_;
   return {};
 }
 
@@ -420,6 +422,14 @@ Result<void> UnixFile::shutdown(int how) {
 }
 
 // --- Options ----------------------------------------------------------------------------------------------
+
+void UnixFile::set_error(int error) {
+  {
+    SpinGuard guard(socket_->lock);
+    socket_->error = error;
+  }
+  socket_->events.notify(POLLERR);
+}
 
 bool UnixFile::listening() {
   SpinGuard guard(socket_->lock);

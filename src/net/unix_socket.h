@@ -162,13 +162,15 @@ class UnixFile final : public SocketFile {
   Result<SocketAddress> getpeername() override;
   Result<size_t> getsockopt(const fs::Context& ctx, int level, int name, std::span<std::byte> out) override;
 
+  int take_error() override { return socket_->take_error(); }
+  void set_error(int error) override;
+
   EventMask poll() override { return socket_->poll(); }
   void poll_register(Waiter& w) override { socket_->events.add(w); }
   void poll_unregister(Waiter& w) override { socket_->events.remove(w); }
   Result<u64> ioctl(const fs::Context& ctx, u32 request, u64 arg) override;
 
  protected:
-  int take_error() override { return socket_->take_error(); }
   bool listening() override;
   void options_changed() override;
   void release() override;

@@ -11,10 +11,16 @@ Result<Dirfd> Dirfd::resolve(Task& t, int fd, std::string_view path) {
   return d;
 }
 
-SysResult finish_write(Task& t, const Result<size_t>& r) {
-  if (!r && r.error() == Errno{EPIPE}) raise_signal(t, SIGPIPE);
-  if (!r && r.error() == Errno{EFBIG}) raise_signal(t, SIGXFSZ);
+SysResult finish_write(Task& t, const fs::File& f, const Result<size_t>& r) {
+  if (r) return r;
+  if (r.error() == Errno{EPIPE} && f.broken_pipe_signals()) raise_signal(t, SIGPIPE);
+  if (r.error() == Errno{EFBIG}) return file_too_big(t);
   return r;
+}
+
+SysResult file_too_big(Task& t) {
+  raise_signal(t, SIGXFSZ);
+  return err(EFBIG);
 }
 
 Result<Nanos> to_nanos(const __kernel_timespec& ts) {

@@ -31,8 +31,11 @@ class Dirfd {
   Ref<fs::File> file_;
 };
 
-// Raises SIGPIPE for EPIPE and SIGXFSZ for EFBIG, as write(2) does, and passes the result on.
-SysResult finish_write(Task& t, const Result<size_t>& r);
+// The end of a write to `f` as write(2) has it: raises SIGPIPE for EPIPE (but for files that have none) and SIGXFSZ for
+// EFBIG, and passes the result on.
+SysResult finish_write(Task& t, const fs::File& f, const Result<size_t>& r);
+// Raises SIGXFSZ and gives EFBIG.
+SysResult file_too_big(Task& t);
 
 // A relative time-out from guest memory (null: kNever) as an absolute deadline. EINVAL, EFAULT.
 Result<Nanos> read_timeout(Task& t, mm::UserPtr<__kernel_timespec> p);

@@ -12,12 +12,11 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
+#include "task/strace_values.h"
 #include "task/task.h"
 
 namespace rf::task {
@@ -65,8 +64,6 @@ constexpr FlagName kFutex[] = {F(FUTEX_WAIT),          F(FUTEX_WAKE),        F(F
                                F(FUTEX_WAIT_BITSET),   F(FUTEX_WAKE_BITSET), F(FUTEX_WAIT_REQUEUE_PI),
                                F(FUTEX_CMP_REQUEUE_PI)};
 constexpr FlagName kEpollOp[] = {F(EPOLL_CTL_ADD), F(EPOLL_CTL_DEL), F(EPOLL_CTL_MOD)};
-constexpr FlagName kFamily[] = {F(AF_UNSPEC), F(AF_UNIX), F(AF_INET), F(AF_INET6), F(AF_NETLINK), F(AF_PACKET)};
-constexpr FlagName kSockType[] = {F(SOCK_STREAM), F(SOCK_DGRAM), F(SOCK_RAW), F(SOCK_SEQPACKET)};
 constexpr FlagName kIoctl[] = {F(TCGETS),     F(TCSETS),    F(TCSETSW),   F(TCSETSF),   F(TIOCGWINSZ), F(TIOCSWINSZ),
                                F(TIOCGPGRP),  F(TIOCSPGRP), F(TIOCSCTTY), F(TIOCNOTTY), F(TIOCGSID),   F(TIOCGPTN),
                                F(TIOCSPTLCK), F(FIONREAD),  F(FIONBIO),   F(FIOCLEX),   F(FIONCLEX),   F(FIOASYNC)};
@@ -90,75 +87,10 @@ constexpr FlagName kMadvise[] = {F(MADV_NORMAL),   F(MADV_RANDOM),     F(MADV_SE
                                  F(MADV_DODUMP),   F(MADV_WIPEONFORK), F(MADV_COLD),       F(MADV_PAGEOUT)};
 #undef F
 
-std::string decode_value(u64 v, std::span<const FlagName> names) {
-  for (const FlagName& n : names)
-    if (n.value == v) return n.name;
-  return fmt::format("{:#x}", v);
-}
-
-std::string address(u64 v) { return v == 0 ? "NULL" : fmt::format("{:#x}", v); }
-
-std::string quote(std::string_view bytes, bool truncated) {
-  std::string out = "\"";
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    const unsigned char c = bytes[i];
-    switch (c) {
-      case '\n':
-        out += "\\n";
-        break;
-      case '\t':
-        out += "\\t";
-        break;
-      case '\r':
-        out += "\\r";
-        break;
-      case '"':
-        out += "\\\"";
-        break;
-      case '\\':
-        out += "\\\\";
-        break;
-      default:
-        if (c >= 0x20 && c < 0x7f) {
-          out += static_cast<char>(c);
-        } else {
-          const bool digit_next = i + 1 < bytes.size() && bytes[i + 1] >= '0' && bytes[i + 1] <= '9';
-          out += digit_next ? fmt::format("\\{:03o}", c) : fmt::format("\\{:o}", c);
-        }
-    }
-  }
-  return out + (truncated ? "\"..." : "\"");
-}
-
-constexpr size_t kShown = 32;  // bytes of a buffer, as strace does
-
-std::string buffer(Task& t, u64 addr, u64 len) {
-  if (addr == 0) return "NULL";
-  char bytes[kShown];
-  const size_t want = std::min<u64>(len, kShown);
-  const size_t got = t.mm->copy_in(bytes, addr, want);
-  if (got < want) return address(addr);
-  return quote({bytes, got}, len > kShown);
-}
-
 std::string string(Task& t, u64 addr, size_t max) {
   if (addr == 0) return "NULL";
   Result<std::string> s = mm::read_string(*t.mm, addr, max);
   return s ? quote(*s, false) : address(addr);
-}
-
-std::string iovecs(Task& t, u64 addr, u64 count, bool show, u64 limit) {
-  std::string out = "[";
-  for (u64 i = 0; i < std::min<u64>(count, 4); ++i) {
-    Result<iovec> v = mm::UserPtr<iovec>(addr + i * sizeof(iovec)).read(*t.mm);
-    if (!v) return address(addr);
-    const u64 base = reinterpret_cast<u64>(v->iov_base);
-    const u64 len = std::min<u64>(v->iov_len, limit);
-    limit -= len;
-    out += fmt::format("{}{{iov_base={}, iov_len={}}}", i ? ", " : "", show ? buffer(t, base, len) : address(base),
-                       v->iov_len);
-  }
-  return out + (count > 4 ? ", ...]" : "]");
 }
 
 std::string string_array(Task& t, u64 addr) {
@@ -203,18 +135,6 @@ std::string stat_buffer(Task& t, u64 addr) {
     return fmt::format("{{st_mode={}|{:#o}, st_rdev=makedev({:#x}, {:#x}), ...}}", type, s->st_mode & 07777,
                        major(s->st_rdev), minor(s->st_rdev));
   return fmt::format("{{st_mode={}|{:#o}, st_size={}, ...}}", type, s->st_mode & 07777, s->st_size);
-}
-
-std::string sockaddr(Task& t, u64 addr) {
-  if (addr == 0) return "NULL";
-  sockaddr_un un{};
-  if (t.mm->copy_in(&un, addr, 2) != 2) return address(addr);
-  if (un.sun_family != AF_UNIX) return fmt::format("{{sa_family={}, ...}}", decode_value(un.sun_family, kFamily));
-  const size_t n = t.mm->copy_in(un.sun_path, addr + 2, sizeof un.sun_path - 1);
-  std::string_view path(un.sun_path, n);
-  if (path.starts_with('\0'))
-    return fmt::format("{{sa_family=AF_UNIX, sun_path=@{}}}", quote(path.substr(1, path.find('\0', 1) - 1), false));
-  return fmt::format("{{sa_family=AF_UNIX, sun_path={}}}", quote(path.substr(0, path.find('\0')), false));
 }
 
 std::string poll_fds(Task& t, u64 addr, u64 count, bool after) {
@@ -270,6 +190,79 @@ std::string seconds(Task& t, u64 addr, const char* fraction) {
 
 }  // namespace
 
+// --- strace_values.h --------------------------------------------------------------------------------
+
+std::string decode_value(u64 v, std::span<const FlagName> names) {
+  for (const FlagName& n : names)
+    if (n.value == v) return n.name;
+  return fmt::format("{:#x}", v);
+}
+
+std::string address(u64 v) { return v == 0 ? "NULL" : fmt::format("{:#x}", v); }
+
+std::string quote(std::string_view bytes, bool truncated) {
+  std::string out = "\"";
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    const unsigned char c = bytes[i];
+    switch (c) {
+      case '\n':
+        out += "\\n";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      default:
+        if (c >= 0x20 && c < 0x7f) {
+          out += static_cast<char>(c);
+        } else {
+          const bool digit_next = i + 1 < bytes.size() && bytes[i + 1] >= '0' && bytes[i + 1] <= '9';
+          out += digit_next ? fmt::format("\\{:03o}", c) : fmt::format("\\{:o}", c);
+        }
+    }
+  }
+  return out + (truncated ? "\"..." : "\"");
+}
+
+namespace {
+
+constexpr size_t kShown = 32;  // bytes of a buffer, as strace does
+
+}  // namespace
+
+std::string buffer(Task& t, u64 addr, u64 len) {
+  if (addr == 0) return "NULL";
+  char bytes[kShown];
+  const size_t want = std::min<u64>(len, kShown);
+  const size_t got = t.mm->copy_in(bytes, addr, want);
+  if (got < want) return address(addr);
+  return quote({bytes, got}, len > kShown);
+}
+
+std::string iovecs(Task& t, u64 addr, u64 count, bool show, u64 limit) {
+  std::string out = "[";
+  for (u64 i = 0; i < std::min<u64>(count, 4); ++i) {
+    Result<iovec> v = mm::UserPtr<iovec>(addr + i * sizeof(iovec)).read(*t.mm);
+    if (!v) return address(addr);
+    const u64 base = reinterpret_cast<u64>(v->iov_base);
+    const u64 len = std::min<u64>(v->iov_len, limit);
+    limit -= len;
+    out += fmt::format("{}{{iov_base={}, iov_len={}}}", i ? ", " : "", show ? buffer(t, base, len) : address(base),
+                       v->iov_len);
+  }
+  return out + (count > 4 ? ", ...]" : "]");
+}
+
+// ----------------------------------------------------------------------------------------------------
+
 std::string decode_flags(u64 v, std::span<const FlagName> names) {
   if (v == 0) return "0";
   std::string out;
@@ -291,6 +284,11 @@ bool decoded_after(Arg kind) {
     case Arg::kPollFds:
     case Arg::kFdPair:
     case Arg::kWaitStatus:
+    case Arg::kSockaddrOut:
+    case Arg::kLengthPtr:
+    case Arg::kSockValueOut:
+    case Arg::kMsghdrOut:
+    case Arg::kMmsghdrOut:
       return true;
     default:
       return false;
@@ -365,12 +363,22 @@ std::string decode_argument(Task& t, const SyscallEntry& entry, int i, bool afte
     case Arg::kPollFds:
       return poll_fds(t, v, next, after);
     case Arg::kSockaddr:
-      return sockaddr(t, v);
+    case Arg::kSockaddrOut:
+    case Arg::kLengthPtr:
     case Arg::kSockFamily:
-      return decode_value(v, kFamily);
     case Arg::kSockType:
-      return decode_value(v & 0xf, kSockType) + ((v & SOCK_CLOEXEC) ? "|SOCK_CLOEXEC" : "") +
-             ((v & SOCK_NONBLOCK) ? "|SOCK_NONBLOCK" : "");
+    case Arg::kSockFlags:
+    case Arg::kSockLevel:
+    case Arg::kSockOption:
+    case Arg::kSockValueIn:
+    case Arg::kSockValueOut:
+    case Arg::kShutdownHow:
+    case Arg::kMsgFlags:
+    case Arg::kMsghdrIn:
+    case Arg::kMsghdrOut:
+    case Arg::kMmsghdrIn:
+    case Arg::kMmsghdrOut:
+      return decode_socket_argument(t, entry, i, result);
     case Arg::kIoctl:
       return decode_value(v & 0xffffffff, kIoctl);
     case Arg::kFcntl:

@@ -101,9 +101,22 @@ enum class Arg : u8 {
   kFutexOp,
   kEpollOp,
   kPollFds,
-  kSockaddr,
+  kSockaddr,     // the next argument is its length
+  kSockaddrOut,  // the next argument is a kLengthPtr
+  kLengthPtr,
   kSockFamily,
   kSockType,
+  kSockFlags,
+  kSockLevel,
+  kSockOption,    // after a kSockLevel
+  kSockValueIn,   // after a kSockOption; the next argument is the length
+  kSockValueOut,  // the next argument is a kLengthPtr
+  kShutdownHow,
+  kMsgFlags,
+  kMsghdrIn,
+  kMsghdrOut,
+  kMmsghdrIn,
+  kMmsghdrOut,  // the next argument is their number
   kIoctl,
   kFcntl,
   kAtFlags,

@@ -9,7 +9,7 @@ namespace rf::task {
 SyscallTable::SyscallTable() {
   for (Family family : {process_family(), resource_family(), signal_family(), time_family(), identity_family(),
                         prctl_family(), futex_family(), misc_family(), mm_family(), file_family(), fd_family(),
-                        path_family(), metadata_family(), poll_family(), socket_family()})
+                        path_family(), metadata_family(), poll_family(), socket_family(), socket_message_family()})
     for (const SyscallEntry& e : family) {
       RF_CHECK(e.number < kSyscallLimit && entries_[e.number] == nullptr, "two entries for one system call");
       entries_[e.number] = &e;

@@ -77,7 +77,8 @@ fs::Context Task::fs_context() {
                      .tid = tid,
                      .file_size_limit = group->file_size_limit.load(std::memory_order_relaxed),
                      .mm = mm.get(),
-                     .task = this};
+                     .task = this,
+                     .vfs = kernel.vfs.get()};
 }
 
 // User time is what was spent in the platform's run(), system time the rest of the fiber's.

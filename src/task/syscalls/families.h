@@ -1,4 +1,4 @@
-// The families of system calls: each file of this folder holds one, and its part of the table.
+// The families of system calls: each source of this folder holds one, and its part of the table.
 #pragma once
 
 #include "task/syscall.h"
@@ -20,5 +20,6 @@ Family path_family();
 Family metadata_family();
 Family poll_family();
 Family socket_family();
+Family socket_message_family();
 
 }  // namespace rf::task

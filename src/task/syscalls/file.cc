@@ -30,7 +30,7 @@ SysResult sys_read(Task& t, const SyscallArgs& a) {
 SysResult sys_write(Task& t, const SyscallArgs& a) {
   Ref<fs::File> f = TRY(writable_file(t, a.fd(0)));
   mm::IoBuffer src = TRY(user_buffer(t, a.addr(1), a.u(2)));
-  return finish_write(t, f->write(t.fs_context(), src));
+  return finish_write(t, *f, f->write(t.fs_context(), src));
 }
 
 SysResult sys_pread64(Task& t, const SyscallArgs& a) {
@@ -48,7 +48,7 @@ SysResult sys_pwrite64(Task& t, const SyscallArgs& a) {
   if (!f->seekable()) return err(ESPIPE);
   if (!f->writable()) return err(EBADF);
   mm::IoBuffer src = TRY(user_buffer(t, a.addr(1), a.u(2)));
-  return finish_write(t, f->pwrite(t.fs_context(), src, a.u(3)));
+  return finish_write(t, *f, f->pwrite(t.fs_context(), src, a.u(3)));
 }
 
 SysResult sys_readv(Task& t, const SyscallArgs& a) {
@@ -60,7 +60,7 @@ SysResult sys_readv(Task& t, const SyscallArgs& a) {
 SysResult sys_writev(Task& t, const SyscallArgs& a) {
   Ref<fs::File> f = TRY(writable_file(t, a.fd(0)));
   mm::IoBuffer src = TRY(mm::IoBuffer::from_iovec(*t.mm, a.addr(1), a.u(2)));
-  return finish_write(t, f->write(t.fs_context(), src));
+  return finish_write(t, *f, f->write(t.fs_context(), src));
 }
 
 // preadv2(2): `position_flag` -1 means the file's own position. RWF_HIPRI, DSYNC and SYNC are met by what we do anyway;
@@ -79,7 +79,7 @@ SysResult vector_at(Task& t, const SyscallArgs& a, bool write, bool v2) {
   if (!write) return own_position ? f->read(ctx, io) : f->pread(ctx, io, offset);
   Result<size_t> n = own_position ? f->write(ctx, io) : f->pwrite(ctx, io, offset);
   if (n && (flags & (RWF_DSYNC | RWF_SYNC)) != 0) TRY(f->fsync((flags & RWF_SYNC) == 0));
-  return finish_write(t, n);
+  return finish_write(t, *f, n);
 }
 
 SysResult sys_preadv(Task& t, const SyscallArgs& a) { return vector_at(t, a, false, false); }
@@ -100,7 +100,7 @@ SysResult sys_ftruncate(Task& t, const SyscallArgs& a) {
   if ((f->flags() & O_PATH) != 0) return err(EBADF);
   if (!f->writable() || !f->inode().is_regular()) return err(EINVAL);
   const fs::Context ctx = t.fs_context();
-  if (a.u(1) > ctx.file_size_limit) return finish_write(t, err(EFBIG));
+  if (a.u(1) > ctx.file_size_limit) return file_too_big(t);
   return f->truncate(ctx, a.u(1));
 }
 
@@ -191,12 +191,12 @@ SysResult sys_sendfile(Task& t, const SyscallArgs& a) {
   if ((out->flags() & O_APPEND) != 0 || in->inode().is_dir()) return err(EINVAL);
   if (!in->seekable() || in->inode().type() == S_IFSOCK) return err(a.addr(2) ? ESPIPE : EINVAL);
   const u64 count = std::min(a.u(3), kMaxRwCount);
-  if (!a.ptr<s64>(2)) return finish_write(t, copy_between(t, *in, nullptr, *out, nullptr, count));
+  if (!a.ptr<s64>(2)) return finish_write(t, *out, copy_between(t, *in, nullptr, *out, nullptr, count));
   u64 offset = static_cast<u64>(TRY(a.ptr<s64>(2).read(*t.mm)));
   if (static_cast<s64>(offset) < 0) return err(EINVAL);
   Result<size_t> n = copy_between(t, *in, &offset, *out, nullptr, count);
   TRY(a.ptr<s64>(2).write(*t.mm, static_cast<s64>(offset)));
-  return finish_write(t, n);
+  return finish_write(t, *out, n);
 }
 
 SysResult sys_copy_file_range(Task& t, const SyscallArgs& a) {
@@ -225,7 +225,7 @@ SysResult sys_copy_file_range(Task& t, const SyscallArgs& a) {
     TRY(a.ptr<s64>(3).write(*t.mm, static_cast<s64>(out_offset)));
   else
     TRY(out->seek(ctx, static_cast<s64>(out_offset), SEEK_SET));
-  return finish_write(t, n);
+  return finish_write(t, *out, n);
 }
 
 SysResult sys_splice(Task& t, const SyscallArgs& a) {
@@ -247,14 +247,14 @@ SysResult sys_splice(Task& t, const SyscallArgs& a) {
                                       a.addr(3) ? &out_offset : nullptr, std::min(a.u(4), kMaxRwCount), a.u32_(5));
   if (a.ptr<s64>(1)) TRY(a.ptr<s64>(1).write(*t.mm, in_offset));
   if (a.ptr<s64>(3)) TRY(a.ptr<s64>(3).write(*t.mm, out_offset));
-  return finish_write(t, n);
+  return finish_write(t, *out, n);
 }
 
 SysResult sys_tee(Task& t, const SyscallArgs& a) {
   if ((a.u32_(3) & ~15u) != 0) return err(EINVAL);
   Ref<fs::File> in = TRY(readable_file(t, a.fd(0)));
   Ref<fs::File> out = TRY(writable_file(t, a.fd(1)));
-  return finish_write(t, fs::tee(t.fs_context(), *in, *out, std::min(a.u(2), kMaxRwCount), a.u32_(3)));
+  return finish_write(t, *out, fs::tee(t.fs_context(), *in, *out, std::min(a.u(2), kMaxRwCount), a.u32_(3)));
 }
 
 // vmsplice(2) as a copy: gifted pages are not taken over, which no reader can tell.
@@ -262,7 +262,7 @@ SysResult sys_vmsplice(Task& t, const SyscallArgs& a) {
   Ref<fs::File> f = TRY(t.file(a.fd(0)));
   if (!fs::is_pipe(*f)) return err(EBADF);
   mm::IoBuffer io = TRY(mm::IoBuffer::from_iovec(*t.mm, a.addr(1), a.u(2)));
-  if (f->writable()) return finish_write(t, f->write(t.fs_context(), io));
+  if (f->writable()) return finish_write(t, *f, f->write(t.fs_context(), io));
   return f->read(t.fs_context(), io);
 }
 

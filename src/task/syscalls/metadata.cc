@@ -218,7 +218,7 @@ SysResult sys_truncate(Task& t, const SyscallArgs& a) {
   const fs::Path place = TRY(place_at(t, ctx, AT_FDCWD, a.addr(0), 0));
   if (place.dentry->inode()->is_dir()) return err(EISDIR);
   if (!place.dentry->inode()->is_regular()) return err(EINVAL);
-  if (a.u(1) > ctx.file_size_limit) return finish_write(t, err(EFBIG));
+  if (a.u(1) > ctx.file_size_limit) return file_too_big(t);
   return vfs(t).truncate(ctx, place, a.u(1));
 }
 

@@ -200,6 +200,12 @@ Result<size_t> SocketFile::getsockopt(const fs::Context&, int level, int name, s
       return put(out, to_timeval(options_.receive_timeout));
     case SO_SNDTIMEO:
       return put(out, to_timeval(options_.send_timeout));
+    case SO_PEERNAME: {
+      const SocketAddress peer = TRY(getpeername());
+      if (peer.len < out.size()) return err(EINVAL);
+      memcpy(out.data(), peer.bytes.data(), out.size());
+      return out.size();
+    }
     default:
       return err(ENOPROTOOPT);
   }

@@ -74,7 +74,8 @@ class SocketFile : public fs::StreamFile {
   virtual Result<SocketAddress> getpeername() = 0;
   // The defaults serve SOL_SOCKET: ENOPROTOOPT, and EOPNOTSUPP for other levels.
   virtual Result<void> setsockopt(const fs::Context& ctx, int level, int name, std::span<const std::byte> value);
-  // Fills `out` (as long as the caller's buffer) and returns the bytes that count.
+  // Fills `out` (as long as the caller's buffer) and returns the bytes that count; when that is more than there is room
+  // for, nothing was filled in and the call is to fail with ERANGE.
   virtual Result<size_t> getsockopt(const fs::Context& ctx, int level, int name, std::span<std::byte> out);
   // SO_ERROR's value: takes it, or leaves one for the next call.
   virtual int take_error() { return 0; }

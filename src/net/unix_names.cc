@@ -26,10 +26,16 @@ AbstractNames& abstract_names() {
   return names;
 }
 
-Ref<UnixSocket> find_abstract(std::string_view name) {
+// The sockets of each type have names of their own.
+std::string abstract_key(std::string_view name, int type) {
+  return std::string(1, static_cast<char>(type)).append(name);
+}
+
+Ref<UnixSocket> find_abstract(std::string_view name, int type) {
+  const std::string key = abstract_key(name, type);
   AbstractNames& names = abstract_names();
   SpinGuard guard(names.lock);
-  auto found = names.sockets.find(std::string(name));
+  auto found = names.sockets.find(key);
   if (found == names.sockets.end() || !found->second->try_ref()) return nullptr;
   return Ref<UnixSocket>::adopt(found->second);
 }
@@ -65,9 +71,10 @@ SocketAddress unix_address(std::string_view name) {
 }
 
 Result<void> register_abstract(std::string_view name, UnixSocket& socket) {
+  std::string key = abstract_key(name, socket.type);
   AbstractNames& names = abstract_names();
   SpinGuard guard(names.lock);
-  if (!names.sockets.emplace(name, &socket).second) return err(EADDRINUSE);
+  if (!names.sockets.emplace(std::move(key), &socket).second) return err(EADDRINUSE);
   return {};
 }
 
@@ -87,15 +94,16 @@ void forget_name(UnixSocket& socket) {
     return;
   }
   if (name.empty() || name[0] != '\0') return;
+  const std::string key = abstract_key(name, socket.type);
   AbstractNames& names = abstract_names();
   SpinGuard guard(names.lock);
-  auto found = names.sockets.find(name);
+  auto found = names.sockets.find(key);
   // Connections that were accepted have their listener's name.
   if (found != names.sockets.end() && found->second == &socket) names.sockets.erase(found);
 }
 
 Result<Ref<UnixSocket>> find_socket(const fs::Context& ctx, std::string_view name, int type) {
-  Ref<UnixSocket> socket = name[0] == '\0' ? find_abstract(name) : TRY(find_path(ctx, name));
+  Ref<UnixSocket> socket = name[0] == '\0' ? find_abstract(name, type) : TRY(find_path(ctx, name));
   if (!socket) return err(ECONNREFUSED);
   if (socket->type != type) return err(EPROTOTYPE);
   return socket;

@@ -16,7 +16,12 @@ namespace {
 
 constexpr u32 kMaxBacklog = 4096;  // net.core.somaxconn
 
-ucred credentials_of(const fs::Context& ctx) { return {ctx.pid, ctx.creds.euid, ctx.creds.egid}; }
+Identity identity_of(const fs::Context& ctx) {
+  static const auto& none = *new std::shared_ptr<const std::vector<u32>>(new std::vector<u32>);
+  const std::vector<u32>& groups = ctx.creds.groups;
+  return {{ctx.pid, ctx.creds.euid, ctx.creds.egid},
+          groups.empty() ? none : std::make_shared<const std::vector<u32>>(groups)};
+}
 
 constexpr EventMask kReadable = POLLIN | POLLRDNORM;
 constexpr EventMask kWritable = POLLOUT | POLLWRNORM | POLLWRBAND;
@@ -184,7 +189,7 @@ Result<std::pair<Ref<fs::File>, Ref<fs::File>>> create_unix_pair(const fs::Conte
     UnixSocket& s = *own->socket_;
     s.peer = other->socket_;
     s.state = UnixSocket::State::kConnected;
-    s.own_credentials = s.peer_credentials = credentials_of(ctx);
+    s.own_identity = s.peer_identity = identity_of(ctx);
   }
   return std::pair(Ref<fs::File>(std::move(a)), Ref<fs::File>(std::move(b)));
 }
@@ -270,13 +275,14 @@ Result<SocketAddress> UnixFile::getpeername() {
 Result<void> UnixFile::listen(const fs::Context& ctx, int backlog) {
   UnixSocket& s = *socket_;
   if (!s.connection_based()) return err(EOPNOTSUPP);
+  Identity own = identity_of(ctx);
   {
     SpinGuard guard(s.lock);
     if (s.name.empty()) return err(EINVAL);
     if (s.state != UnixSocket::State::kUnconnected && s.state != UnixSocket::State::kListening) return err(EINVAL);
     s.state = UnixSocket::State::kListening;
     s.backlog = std::min(static_cast<u32>(backlog), kMaxBacklog);
-    s.own_credentials = credentials_of(ctx);
+    std::swap(s.own_identity, own);
   }
   s.room.notify();
   return {};
@@ -315,6 +321,7 @@ Result<bool> UnixFile::try_connect(const fs::Context& ctx, UnixSocket& listener,
   UnixSocket& s = *socket_;
   UnixSocket& end = *request.connection;
   if (&s == &listener) return err(EINVAL);
+  const Identity own = identity_of(ctx);
   PairLock locked(s, listener);
   if (listener.state != UnixSocket::State::kListening || (listener.shut & UnixSocket::kNoReceive))
     return err(ECONNREFUSED);
@@ -324,11 +331,10 @@ Result<bool> UnixFile::try_connect(const fs::Context& ctx, UnixSocket& listener,
   end.state = s.state = UnixSocket::State::kConnected;
   end.name = listener.name;
   end.peer = socket_;
-  end.own_credentials = listener.own_credentials;
-  end.peer_credentials = credentials_of(ctx);
+  end.own_identity = listener.own_identity;
+  end.peer_identity = s.own_identity = own;
   s.peer = request.connection;
-  s.peer_credentials = listener.own_credentials;
-  s.own_credentials = end.peer_credentials;
+  s.peer_identity = listener.own_identity;
   listener.push(request);
   return true;
 }
@@ -443,15 +449,22 @@ void UnixFile::options_changed() {
 }
 
 Result<size_t> UnixFile::getsockopt(const fs::Context& ctx, int level, int name, std::span<std::byte> out) {
-  if (level != SOL_SOCKET || name != SO_PEERCRED) return SocketFile::getsockopt(ctx, level, name, out);
-  ucred c;
+  if (level != SOL_SOCKET || (name != SO_PEERCRED && name != SO_PEERGROUPS))
+    return SocketFile::getsockopt(ctx, level, name, out);
+  Identity peer;
   {
     SpinGuard guard(socket_->lock);
-    c = socket_->peer_credentials;
+    peer = socket_->peer_identity;
   }
-  size_t n = std::min(out.size(), sizeof c);
-  memcpy(out.data(), &c, n);
-  return n;
+  if (name == SO_PEERCRED) {
+    size_t n = std::min(out.size(), sizeof peer.ids);
+    memcpy(out.data(), &peer.ids, n);
+    return n;
+  }
+  if (!peer.groups) return err(ENODATA);
+  auto bytes = std::as_bytes(std::span(*peer.groups));
+  if (bytes.size() <= out.size()) std::ranges::copy(bytes, out.begin());
+  return bytes.size();
 }
 
 Result<u64> UnixFile::ioctl(const fs::Context& ctx, u32 request, u64 arg) {

@@ -63,6 +63,12 @@ class Message final : public ListNode<> {
   Message(Ref<UnixSocket> s, size_t n) : sender(std::move(s)), len(static_cast<u32>(n)) {}
 };
 
+// Who made an end of a connection: SO_PEERCRED, SO_PEERGROUPS.
+struct Identity {
+  ucred ids{0, ~0u, ~0u};
+  std::shared_ptr<const std::vector<u32>> groups;  // null: nobody
+};
+
 struct InFlightTag;
 struct BlockedTag;
 
@@ -112,7 +118,7 @@ class UnixSocket final : public RefCounted, public ListNode<InFlightTag>, public
   List<Message> queue;
   u32 queued = 0;
   u32 backlog = 10;  // for datagrams net.unix.max_dgram_qlen
-  ucred own_credentials{0, ~0u, ~0u}, peer_credentials{0, ~0u, ~0u};
+  Identity own_identity, peer_identity;
   // Sockets whose peer this is and that were polled for room in this queue; each holds a reference. A socket is in no
   // list but its peer's, so its peer changes with both locks held.
   List<UnixSocket, BlockedTag> blocked_senders;
@@ -208,7 +214,7 @@ Result<std::pair<Ref<fs::File>, Ref<fs::File>>> create_unix_pair(const fs::Conte
 // their first NUL.
 Result<std::string_view> unix_name(const SocketAddress& address);
 SocketAddress unix_address(std::string_view name);
-// EADDRINUSE. The table does not hold the socket; forget_name() takes it out.
+// Each type has its own abstract names. EADDRINUSE. The table does not hold the socket; forget_name() takes it out.
 Result<void> register_abstract(std::string_view name, UnixSocket& socket);
 void forget_name(UnixSocket& socket);
 // The socket of a name: ECONNREFUSED, EPROTOTYPE, and what a path walk gives.

@@ -256,17 +256,19 @@ Result<ReceivedMessage> UnixFile::receive_stream(mm::IoBuffer& data, int flags) 
     // Data of different writers is not glued together when somebody asks who wrote it.
     if (last && s.pass_credentials.load() && !same_writer(*m, out.control.credentials)) break;
     const size_t len = std::min<u64>(m->rest().size(), data.remaining());
-    Result<size_t> put = data.put(m->rest().first(len));
-    if (!put && out.bytes == 0) return err(put.error());
-    if (!put) break;
-    out.bytes += *put;
+    // A piece that cannot be delivered whole, as far as it is wanted, stays where it is.
+    const Result<size_t> put = data.put(m->rest().first(len));
+    const bool delivered = put && *put == len;
+    if (!delivered && out.bytes == 0) return err(EFAULT);
+    if (!delivered) break;
+    out.bytes += len;
     receive_control(s, *m, peek, out);
     last = m;
-    const bool whole = *put == m->rest().size();
+    const bool whole = len == m->rest().size();
     if (!peek) {
       {
         SpinGuard guard(s.lock);
-        m->offset += static_cast<u32>(*put);
+        m->offset += static_cast<u32>(len);
       }
       if (whole) s.pop();
     }

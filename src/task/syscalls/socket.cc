@@ -1,5 +1,6 @@
 // Sockets: making, naming, connecting and adjusting them. Their data is in socket_message.cc.
 #include <asm/unistd_64.h>
+#include <limits.h>
 
 #include "task/syscalls/families.h"
 #include "task/syscalls/socket_arguments.h"
@@ -101,11 +102,13 @@ SysResult sys_getsockopt(Task& t, const SyscallArgs& a) {
   const mm::UserPtr<s32> length = a.ptr<s32>(4);
   const s32 len = TRY(length.read(*t.mm));
   if (len < 0) return err(EINVAL);
-  std::array<std::byte, 256> value;
-  const size_t room = std::min<size_t>(static_cast<size_t>(len), value.size());
-  const size_t n = TRY(s->getsockopt(t.fs_context(), a.i(1), a.i(2), std::span(value).first(room)));
-  TRY(mm::UserPtr<std::byte>(a.addr(3)).write_array(*t.mm, std::span(value).first(n)));
-  return length.write(*t.mm, static_cast<s32>(n));
+  constexpr size_t kMaxValue = NGROUPS_MAX * sizeof(gid_t);  // SO_PEERGROUPS
+  std::vector<std::byte> value(std::min<size_t>(static_cast<size_t>(len), kMaxValue));
+  const size_t n = TRY(s->getsockopt(t.fs_context(), a.i(1), a.i(2), value));
+  const bool fits = n <= value.size();
+  if (fits) TRY(mm::UserPtr<std::byte>(a.addr(3)).write_array(*t.mm, std::span(value).first(n)));
+  TRY(length.write(*t.mm, static_cast<s32>(n)));
+  return fits ? SysResult(u64{0}) : err(ERANGE);
 }
 
 constexpr SyscallEntry kEntries[] = {

@@ -15,11 +15,8 @@ constexpr Nanos kLastWait = 2 * kNanosPerSecond;
 }  // namespace
 
 Result<Ref<Task>> Kernel::make_init(const InitialProcess& process) {
-  Pid pid;
-  {
-    std::lock_guard guard(tree_lock);
-    pid = TRY(allocate_pid());
-  }
+  // Nothing is entered anywhere before it is sure to run: the caller may try one path after the other.
+  constexpr Pid pid = 1;
   Ref<ThreadGroup> group = make_ref<ThreadGroup>(*this, pid);
   group->handlers = make_ref<SignalHandlers>();
   Ref<Task> task = make_task(*this, pid, group);
@@ -67,6 +64,7 @@ std::expected<void, StartError> Kernel::start(const InitialProcess& process, std
   std::lock_guard guard(tree_lock);
   Ref<Session> session = make_ref<Session>(task->tid);
   set_process_group(*task->group, make_ref<ProcessGroup>(task->tid, std::move(session)));
+  last_pid_ = task->tid;
   insert_task(*task);
   task->start();
   return {};

@@ -55,19 +55,23 @@ struct Case {
 };
 
 struct Outcome {
-  int signo, code;
-  u64 address, rip;
+  int signo = 0, code = 0;
+  u64 address = 0, rip = 0;
+  bool seen = true;  // false: code, address and rip are not known
 };
 
 Outcome* g_outcome;
 
-void on_signal(int signo, siginfo_t* info, void* context) {
-  // Linux leaves AC set for the handler.
-  asm volatile("pushf\n andl $~0x40000,(%%rsp)\n popf" : : : "memory", "cc");
+extern "C" [[gnu::used]] void rf_test_on_signal(int signo, siginfo_t* info, void* context) {
   auto& gregs = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
-  *g_outcome = {signo, info->si_code, reinterpret_cast<u64>(info->si_addr), static_cast<u64>(gregs[REG_RIP])};
+  *g_outcome = {signo, info->si_code, reinterpret_cast<u64>(info->si_addr), static_cast<u64>(gregs[REG_RIP]), true};
   _exit(0);
 }
+
+// Linux leaves AC set for the handler, and a compiled function may make unaligned accesses from its first instruction.
+extern "C" void rf_test_signal_entry(int, siginfo_t*, void*);
+asm(".pushsection .text\n rf_test_signal_entry:\n pushf\n andl $~0x40000,(%rsp)\n popf\n jmp rf_test_on_signal\n "
+    ".popsection");
 
 // What Linux does with this code at the same address.
 Outcome run_natively(std::string_view code) {
@@ -83,7 +87,7 @@ Outcome run_natively(std::string_view code) {
     sigaltstack(&alternate, nullptr);
     std::memcpy(reinterpret_cast<void*>(kCode), code.data(), code.size());
     struct sigaction action {};
-    action.sa_sigaction = on_signal;
+    action.sa_sigaction = rf_test_signal_entry;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     for (int s : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigaction(s, &action, nullptr);
     asm volatile("mov %0,%%rsp\n jmp *%1" : : "r"(static_cast<char*>(stack) + 2 * kStackSize), "r"(kCode) : "memory");
@@ -92,6 +96,8 @@ Outcome run_natively(std::string_view code) {
   waitpid(pid, &status, 0);
   Outcome o = *g_outcome;
   munmap(shared, kPageSize);
+  // The handler itself was not to be had: which signal it was is known all the same.
+  if (o.signo == 0 && WIFSIGNALED(status)) o = {.signo = WTERMSIG(status), .seen = false};
   return o;
 }
 
@@ -107,6 +113,11 @@ TEST_P(ExceptionsTest, SignalIsLinuxs) {
     Exit e = run(*c, *as, r);
     // QEMU's emulated SVM has RIP behind an INT n that it refused; CPUs have it at the instruction.
     bool emulated_int = e.vector == 13 && (e.error & 2) && r.rip == want.rip + 2;
+    if (!want.seen) {
+      ASSERT_EQ(e.kind, Exit::Kind::kException);
+      EXPECT_EQ(e.signo, want.signo);
+      return;
+    }
     if (!emulated_int) {
       EXPECT_EQ(r.rip, want.rip);
     }

@@ -246,12 +246,13 @@ MemoryManager::Impl::Fault MemoryManager::Impl::break_cow(Vma& v, UserAddr page)
       std::tie(low, high) = copy_window(v, page);
     else if (copy && (v.has(kVmaRandom) || scarce(kCowCopyAround)))
       std::tie(low, high) = std::pair{page, page + kPageSize};
-    // Neighbours in the same state are treated alike.
+    // Neighbours in the same state are treated alike. The page itself is, whatever its state: the other owner may have
+    // let go of it meanwhile.
     std::vector<Replaced> same;
     space.for_each(low, high - low, [&](u64 va, Phys phys, u64 len, Prot prot) {
       if (prot.write) return;
       for (u64 i = 0; i < len; i += kPageSize)
-        if (shared_page(phys + i) == copy && frames.is_file(phys + i) == file)
+        if (va + i == page || (shared_page(phys + i) == copy && frames.is_file(phys + i) == file))
           same.push_back({va + i, phys + i, platform::kNoPhys});
     });
     if (!copy) {

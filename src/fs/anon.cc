@@ -34,6 +34,7 @@ class AnonInode final : public Inode {
  public:
   AnonInode(FileSystem& fs, u16 mode, u64 ino) : Inode(fs), ino_(ino), mode_(mode) {}
   u16 type() const override { return mode_.load(std::memory_order_relaxed) & S_IFMT; }
+  u64 number() const { return ino_; }
 
   Result<Attributes> getattr(const Context&) override {
     Attributes a;
@@ -71,5 +72,7 @@ Path make_anon_path(std::string name, u16 mode) {
   if (name.ends_with(':')) name += "[" + std::to_string(ino) + "]";
   return Path(mount, Dentry::make_detached(std::move(name), make_ref<AnonInode>(*mount->fs, mode, ino)));
 }
+
+u64 anon_inode_number(const Path& path) { return static_cast<AnonInode&>(*path.dentry->inode()).number(); }
 
 }  // namespace rf::fs

@@ -89,7 +89,8 @@ class File : public RefCounted {
   // Lines after pos/flags/mnt_id in /proc/PID/fdinfo.
   virtual std::string fdinfo() { return ""; }
 
-  u64 position() const { return position_; }
+  // Where the next read or write is.
+  virtual u64 position() const { return position_; }
 
   // epoll instances that watch this description; managed by fs/epoll.
   SpinLock epoll_lock;

@@ -228,6 +228,12 @@ Result<u64> HostStream::seek(const Context& ctx, s64 offset, int whence) {
   return hostio::host_call(SYS_lseek, end_->fd(), offset, whence);
 }
 
+u64 HostStream::position() const {
+  if (own_position_ || !end_->regular()) return File::position();
+  // The host's processes move it too.
+  return hostio::host_call(SYS_lseek, end_->fd(), 0, SEEK_CUR).value_or(0);
+}
+
 EventMask HostStream::poll() { return end_->ready(); }
 
 void HostStream::poll_register(Waiter& waiter) {

@@ -92,6 +92,7 @@ class HostStream final : public File {
   Result<size_t> pwrite(const Context& ctx, mm::IoBuffer& src, u64 offset) override;
   Result<u64> seek(const Context& ctx, s64 offset, int whence) override;
   bool seekable() const override { return end_->regular(); }
+  u64 position() const override;
   EventMask poll() override;
   void poll_register(Waiter& waiter) override;
   void poll_unregister(Waiter& waiter) override;

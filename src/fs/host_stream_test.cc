@@ -148,6 +148,7 @@ TEST_F(HostStreamTest, RegularFilesShareTheirPositionWithTheHost) {
     EXPECT_EQ(host_read(fd, 2), "01");
     EXPECT_EQ(take(*f, 3), "234");
     EXPECT_EQ(host_read(fd, 1), "5");
+    EXPECT_EQ(f->position(), 6u);
     EXPECT_EQ(pread(*f, 1, 2), "12");
     EXPECT_EQ(f->seek(ctx(), 8, SEEK_SET).value(), 8u);
     EXPECT_EQ(send(*f, "XYZ"), 0);

@@ -16,6 +16,8 @@ class AnonFs;
 // `mode` of anonymous inodes has no type, as on Linux: that tells them from files that are always ready.
 inline constexpr u16 kAnonMode = 0600;
 Path make_anon_path(std::string name, u16 mode = kAnonMode);
+// The inode's number at such a place.
+u64 anon_inode_number(const Path& path);
 
 // pipe2(2): read end, write end. flags: O_NONBLOCK, O_DIRECT (packet mode).
 Result<std::pair<Ref<File>, Ref<File>>> make_pipe(int flags);

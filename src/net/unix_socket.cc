@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "fs/special_files.h"
 #include "fs/vfs.h"
 #include "mm/user_access.h"
 
@@ -47,7 +48,12 @@ int description_flags(int type) { return (type & SOCK_NONBLOCK) ? O_NONBLOCK : 0
 
 // --- UnixSocket -------------------------------------------------------------------------------------
 
-UnixSocket::~UnixSocket() { RF_CHECK(queue.empty(), "a socket's queue outlived its description"); }
+UnixSocket::UnixSocket(int type) : type(type) { enlist(*this); }
+
+UnixSocket::~UnixSocket() {
+  delist(*this);
+  RF_CHECK(queue.empty(), "a socket's queue outlived its description");
+}
 
 int UnixSocket::take_error() {
   SpinGuard guard(lock);
@@ -169,6 +175,7 @@ void UnixSocket::release() {
 UnixFile::UnixFile(Ref<UnixSocket> socket, int flags)
     : SocketFile(AF_UNIX, socket->type, 0, flags), socket_(std::move(socket)) {
   socket_->file = this;
+  socket_->inode = fs::anon_inode_number(path());
 }
 
 void UnixFile::release() {

@@ -5,7 +5,8 @@
 //
 // Locks, in order: UnixFile::bind_mutex_; UnixSocket::receive_mutex (held while guest memory is copied); the rights
 // mutex (net/unix_rights.cc); then spin locks: a socket's `lock` (two of them in order of address; a listener's before
-// that of a connection in its queue), the table of abstract names. Wait queues are notified with no lock held.
+// that of a connection in its queue), the table of abstract names, the list of all sockets. Wait queues are notified
+// with no lock held.
 #pragma once
 
 #include <deque>
@@ -71,13 +72,17 @@ struct Identity {
 
 struct InFlightTag;
 struct BlockedTag;
+struct AllTag;
 
-class UnixSocket final : public RefCounted, public ListNode<InFlightTag>, public ListNode<BlockedTag> {
+class UnixSocket final : public RefCounted,
+                         public ListNode<InFlightTag>,
+                         public ListNode<BlockedTag>,
+                         public ListNode<AllTag> {
  public:
   enum class State : u8 { kUnconnected, kListening, kConnected, kReleased };
   enum : u8 { kNoReceive = 1, kNoSend = 2, kNeither = 3 };
 
-  explicit UnixSocket(int type) : type(type) {}
+  explicit UnixSocket(int type);
 
   bool is_stream() const { return type == SOCK_STREAM; }
   bool connection_based() const { return type != SOCK_DGRAM; }
@@ -126,6 +131,7 @@ class UnixSocket final : public RefCounted, public ListNode<InFlightTag>, public
   std::atomic<u32> send_charged{0};  // bytes sent and not yet received
   std::atomic<u32> send_buffer{212992};
   std::atomic<bool> pass_credentials{false};
+  std::atomic<u64> inode{0};  // the description's inode number; 0: none yet
 
   WaitQueue events;  // poll bits
   WaitQueue room;    // the queue became shorter, or the socket is gone
@@ -219,6 +225,13 @@ Result<void> register_abstract(std::string_view name, UnixSocket& socket);
 void forget_name(UnixSocket& socket);
 // The socket of a name: ECONNREFUSED, EPROTOTYPE, and what a path walk gives.
 Result<Ref<UnixSocket>> find_socket(const fs::Context& ctx, std::string_view name, int type);
+
+// --- All sockets (net/unix_list.cc) ---
+// By sockets as they are made and as they end.
+void enlist(UnixSocket& socket);
+void delist(UnixSocket& socket);
+// /proc/net/unix.
+std::string unix_sockets_text();
 
 // Waits for a condition of a socket: EAGAIN at the deadline, ERESTARTSYS or (with a time-out set) EINTR.
 template <class Condition>

@@ -915,6 +915,37 @@ TEST(file_calls_on_sockets) {
   CHECK_EQ(memcmp(b, "ughELF", 6), 0);
 }
 
+// The line of /proc/net/unix that ends in " INODE" and what follows; 0 if there is none.
+static int find_in_proc(const char* tail, char* line, size_t size) {
+  FILE* f = fopen("/proc/net/unix", "r");
+  CHECK(f != NULL);
+  int found = 0;
+  while (!found && fgets(line, (int)size, f)) {
+    line[strcspn(line, "\n")] = 0;
+    found = strlen(line) > strlen(tail) && strcmp(line + strlen(line) - strlen(tail), tail) == 0;
+  }
+  fclose(f);
+  return found;
+}
+
+TEST(listed_in_proc) {
+  struct sockaddr_un a;
+  socklen_t len;
+  int listener = make_listener(&a, "listed", SOCK_SEQPACKET, 4, &len), s = CHECK_OK(socket(AF_UNIX, SOCK_STREAM, 0));
+  char line[256], tail[128];
+  struct stat st;
+  CHECK_EQ(fstat(listener, &st), 0);
+  snprintf(tail, sizeof tail, " %lu @%s", (unsigned long)st.st_ino, a.sun_path + 1);
+  CHECK(find_in_proc(tail, line, sizeof line));
+  CHECK(strstr(line, " 00000000 00010000 0005 01 ") != NULL);
+  CHECK_EQ(fstat(s, &st), 0);
+  snprintf(tail, sizeof tail, " %lu", (unsigned long)st.st_ino);
+  CHECK(find_in_proc(tail, line, sizeof line));
+  CHECK(strstr(line, ": 00000002 00000000 00000000 0001 01 ") != NULL);
+  CHECK_EQ(close(s), 0);
+  CHECK(!find_in_proc(tail, line, sizeof line));
+}
+
 TEST(poll_bits) {
   struct sockaddr_un a;
   socklen_t len;

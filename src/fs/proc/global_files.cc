@@ -134,6 +134,7 @@ void add_global_files(StaticDir& root, Kernel& kernel) {
     return fmt::format("{}/task/{}", task::Task::of(ctx).pid(), task::Task::of(ctx).tid);
   });
   add_link(root, "mounts", [](Ctx) -> Text { return std::string("self/mounts"); });
+  add_link(root, "net", [](Ctx) -> Text { return std::string("self/net"); });
   root.add_text("cpuinfo", [k](Ctx) { return cpuinfo_text(*k); });
   root.add_text("meminfo", [k](Ctx) -> Text { return meminfo_text(*k); });
   root.add_text("stat", [k](Ctx) -> Text { return stat_text(*k); });

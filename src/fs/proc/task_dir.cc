@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "fs/proc/nodes.h"
+#include "net/unix_socket.h"
 #include "task/task.h"
 
 namespace rf::proc {
@@ -276,6 +277,13 @@ Ref<fs::Inode> namespaces(fs::FileSystem& f, u64 ino, const Subject&) {
   return dir;
 }
 
+// The sandbox's network: one for all tasks.
+Ref<fs::Inode> network(fs::FileSystem& f, u64 ino, const Subject&) {
+  auto dir = make_ref<StaticDir>(f, ino);
+  dir->add_text("unix", [](Ctx) -> Text { return net::unix_sockets_text(); });
+  return dir;
+}
+
 struct TaskEntry {
   const char* name;
   u8 type;
@@ -300,6 +308,7 @@ constexpr TaskEntry kEntries[] = {
     {"maps", DT_REG, private_entry<maps>},
     {"mountinfo", DT_REG, text_entry<mountinfo>},
     {"mounts", DT_REG, text_entry<mounts>},
+    {"net", DT_DIR, network},
     {"ns", DT_DIR, namespaces},
     {"oom_score", DT_REG, text_entry<oom_score>},
     {"oom_score_adj", DT_REG, oom_score_adj},

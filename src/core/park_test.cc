@@ -123,6 +123,21 @@ TEST(ParkTest, UnparksFromPlainThreads) {
 }
 
 // Wake-ups, interrupts and deadlines all at once: each park must end, for one reason or another.
+TEST(SchedulerTest, ErrandsRunOnEachWorkersOwnThread) {
+  run_fibers(4, [] {
+    for (int round = 0; round < 100; round++) {
+      std::vector<Worker*> seen;
+      Scheduler::current()->on_each_worker([&] {
+        EXPECT_EQ(Fiber::current_or_null(), nullptr);
+        seen.push_back(Worker::current());
+      });
+      ASSERT_EQ(seen.size(), 4u);
+      for (u32 i = 0; i < 4; i++) EXPECT_EQ(seen[i], &Scheduler::current()->worker(i));
+      if (round % 2) sleep_until(monotonic_now() + kMillisecond, Interruptible::kNo);
+    }
+  });
+}
+
 TEST(ParkTest, EverythingRaces) {
   run_fibers(3, [] {
     constexpr u32 kFibers = 12;

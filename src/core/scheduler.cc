@@ -206,6 +206,15 @@ void Scheduler::stop() {
   for (auto& w : impl_->workers) w->prod();
 }
 
+void Scheduler::on_each_worker(const std::function<void()>& f) {
+  for (auto& w : impl_->workers) {
+    Worker::Impl::Errand errand{f, Ref<Fiber>(&Fiber::current())};
+    w->impl_->errand.store(&errand, std::memory_order_seq_cst);
+    w->prod();
+    while (!errand.done.load(std::memory_order_acquire)) park(Interruptible::kNo);
+  }
+}
+
 u32 Scheduler::worker_count() const { return static_cast<u32>(impl_->workers.size()); }
 
 Worker& Scheduler::worker(u32 i) {

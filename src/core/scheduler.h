@@ -123,6 +123,11 @@ class Scheduler {
   Setup<void> run();
   void stop();  // any thread
 
+  // Calls `f` once on each worker's own thread, outside any fiber, one worker after the other: for what the host keeps
+  // per thread. From a fiber; suspends. A worker that runs guest code comes to it only when that stops by itself, so
+  // this belongs to the start. `f` must be short and must not suspend.
+  void on_each_worker(const std::function<void()>& f);
+
   u32 worker_count() const;
   Worker& worker(u32 i);
   // Fibers that exist, for dumps. The callback must not suspend.

@@ -167,6 +167,8 @@ void Worker::Impl::finish() {
 
 void Worker::Impl::loop() {
   while (!scheduler.stopping.load(std::memory_order_relaxed)) {
+    if (errand.load(std::memory_order_relaxed) != nullptr) [[unlikely]]
+      run_errand();
     if (++ticks % kReapInterval == 0) reap();
     Fiber* f = queue.pop();
     if (!f && reap()) continue;
@@ -176,6 +178,15 @@ void Worker::Impl::loop() {
     else
       idle();
   }
+}
+
+void Worker::Impl::run_errand() {
+  Errand* e = errand.exchange(nullptr, std::memory_order_acquire);
+  e->body();
+  // Once `done` is seen the errand is gone.
+  Ref<Fiber> waiter = e->waiter;
+  e->done.store(true, std::memory_order_release);
+  waiter->unpark();
 }
 
 // Runs completions and timers that are due; true if there were any.
@@ -250,7 +261,8 @@ void Worker::Impl::idle() {
     scheduler.searching.store(0, std::memory_order_seq_cst);
   }
   // Who queued something before it could see the idle bit did not wake anyone.
-  if (!scheduler.any_queued() && !scheduler.stopping.load(std::memory_order_seq_cst)) {
+  if (!scheduler.any_queued() && !scheduler.stopping.load(std::memory_order_seq_cst) &&
+      errand.load(std::memory_order_seq_cst) == nullptr) {
     Nanos begin = monotonic_now();
     reactor->wait(timers.earliest());
     self.stats_.idle_waits++;

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <atomic>
+#include <functional>
 #include <latch>
 #include <memory>
 #include <vector>
@@ -46,6 +47,14 @@ struct Worker::Impl {
   u32 ticks = 0;
   bool searching = false;  // woken to look for work and has not found any yet
 
+  // Something to be done on this thread between two fibers; lives on the stack of the fiber that waits for it.
+  struct Errand {
+    const std::function<void()>& body;
+    Ref<Fiber> waiter;
+    std::atomic<bool> done{false};
+  };
+  std::atomic<Errand*> errand{nullptr};
+
   std::atomic<u32> state{kSentry};
   std::atomic<GuestKicker*> kicker{nullptr};
 
@@ -58,6 +67,7 @@ struct Worker::Impl {
   void run(Fiber& f);
   void idle();
   void found_work();
+  void run_errand();
   bool reap();
   // Leaves the current fiber; the loop then does `what`.
   void switch_out(Action what);

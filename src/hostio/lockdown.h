@@ -1,19 +1,38 @@
-// The sentry's own cage: once guest code runs, the process has no privilege it does not need and can make only
-// the host calls listed in lockdown.cc. A guest that took over the sentry would find no exec, no socket, no ptrace, no
-// way to map code, and no opening of files but by openat2.
+// The sentry's own cage: once guest code runs, the process has no privilege it does not need, can make only the
+// host calls listed in call_filter.cc, and can open only what is beneath the trees that the guest was given. A guest
+// that took over the sentry would find no exec, no socket, no ptrace, no way to map code, and no file but those.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "core/result.h"
+#include "core/types.h"
 
 namespace rf::hostio {
 
-struct LockdownOptions {
-  bool writable_host_files = false;  // some volume is writable: keep what changing its files takes
+// A part of the host's file system that the guest sees: a directory with all beneath it, or a file.
+struct HostTree {
+  std::string path;
+  bool writable = false;
 };
 
-// Drops capabilities, sets no_new_privs and installs the seccomp filter on every thread of the process. After all
-// threads have been started, before guest code runs. A host call that is not allowed then ends the sandbox with a
-// message that names it, status 125.
+struct LockdownOptions {
+  std::vector<HostTree> trees;
+  // What there is among the streams.
+  bool terminal = false;
+  bool sockets = false;
+  std::vector<u64> platform_ioctls;  // those of the platform that runs the guest
+};
+
+// Drops capabilities, sets no_new_privs, restricts opening files (Landlock, where the host has it) and installs the
+// seccomp filter, on every worker of the calling fiber's scheduler; from a plain thread, on that thread, and the filter
+// on all. When every thread has been started, before guest code runs. A host call that is not allowed then ends the
+// sandbox with a message that names it, status 125. May suspend.
+//
+// Of root's capabilities those stay without which the guest would not see the files that root sees
+// (CAP_DAC_READ_SEARCH: only to read, as Landlock has it), and with a writable tree those that changing other users'
+// files takes. Other users have none to begin with.
 Setup<void> lock_down(const LockdownOptions& options);
 
 }  // namespace rf::hostio

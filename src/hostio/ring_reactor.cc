@@ -22,12 +22,13 @@ constexpr unsigned kCompletionEntries = 2048;
 Setup<std::unique_ptr<RingReactor>> RingReactor::create() {
   std::unique_ptr<RingReactor> r(new RingReactor);
   io_uring_params params{};
-  params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER;
+  params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_R_DISABLED;
   params.cq_entries = kCompletionEntries;
   int e = io_uring_queue_init_params(kSubmissionEntries, &r->ring_, &params);
   if (e < 0) return setup_error(describe_ring_failure(-e));
   r->ring_made_ = true;
   TRY(check_ring_features(r->ring_));
+  TRY(restrict_ring(r->ring_));
   r->eventfd_ = HostFd(eventfd(0, EFD_CLOEXEC));
   if (!r->eventfd_.valid()) return setup_error("cannot create an eventfd: " + errno_text(errno));
   r->worker_ = Worker::current();

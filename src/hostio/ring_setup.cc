@@ -1,9 +1,11 @@
 #include "hostio/ring_setup.h"
 
 #include <fcntl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <memory>
+#include <vector>
 
 #include "hostio/fd.h"
 #include "hostio/ring_reactor.h"
@@ -25,6 +27,7 @@ struct Needed {
   int op;
   const char* name;
 };
+// Those that hostio/ring.cc makes; the ring can do no others.
 constexpr Needed kNeededOps[] = {
     {IORING_OP_READ, "READ"},         {IORING_OP_WRITE, "WRITE"},
     {IORING_OP_READV, "READV"},       {IORING_OP_WRITEV, "WRITEV"},
@@ -78,6 +81,30 @@ Setup<void> check_ring_features(io_uring& ring) {
     if (!io_uring_opcode_supported(probe.get(), op.op))
       return setup_error(std::string("io_uring of this kernel lacks IORING_OP_") + op.name +
                          "; Linux 6.0 or later is needed");
+  return {};
+}
+
+Setup<void> restrict_ring(io_uring& ring) {
+  std::vector<io_uring_restriction> list;
+  for (auto& op : kNeededOps) {
+    io_uring_restriction r{};
+    r.opcode = IORING_RESTRICTION_SQE_OP;
+    r.sqe_op = static_cast<u8>(op.op);
+    list.push_back(r);
+  }
+  io_uring_restriction flags{};
+  flags.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+  flags.sqe_flags = IOSQE_CQE_SKIP_SUCCESS;
+  list.push_back(flags);
+  io_uring_restriction cancel{};
+  cancel.opcode = IORING_RESTRICTION_REGISTER_OP;
+  cancel.register_op = IORING_REGISTER_SYNC_CANCEL;
+  list.push_back(cancel);
+  // By number: the shared liburing 2.3 does not export its functions for these two.
+  if (syscall(SYS_io_uring_register, ring.ring_fd, IORING_REGISTER_RESTRICTIONS, list.data(), list.size()) != 0)
+    return setup_error("io_uring refuses to be restricted to the operations in use: " + errno_text(errno));
+  if (syscall(SYS_io_uring_register, ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) != 0)
+    return setup_error("io_uring cannot be enabled: " + errno_text(errno));
   return {};
 }
 

@@ -14,4 +14,8 @@ std::string describe_ring_failure(int e);
 // Checks that the kernel has the features and operations that the reactor uses.
 Setup<void> check_ring_features(io_uring& ring);
 
+// Enables a ring that was made with IORING_SETUP_R_DISABLED, for the operations that the reactor uses and no others: a
+// seccomp filter does not see what goes through a ring.
+Setup<void> restrict_ring(io_uring& ring);
+
 }  // namespace rf::hostio

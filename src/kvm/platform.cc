@@ -13,6 +13,20 @@ namespace rf::kvm {
 
 namespace {
 
+// Running vCPUs, their vector state, memory slots, and Vcpu::recover().
+const std::vector<u64> kRunTimeIoctls = {KVM_RUN,
+                                         KVM_SET_USER_MEMORY_REGION,
+                                         KVM_GET_XSAVE,
+                                         KVM_GET_XSAVE2,
+                                         KVM_SET_XSAVE,
+                                         KVM_SET_VCPU_EVENTS,
+                                         KVM_SET_MP_STATE,
+                                         KVM_GET_SREGS,
+                                         KVM_SET_SREGS,
+                                         KVM_SET_XCRS,
+                                         KVM_SET_DEVICE_ATTR,
+                                         KVM_SET_MSRS};
+
 // A host whose TSC is not fit for a clock keeps it out of this list; KVM then gives guests one it makes up.
 bool host_tsc_is_stable() {
   std::ifstream f("/sys/devices/system/clocksource/clocksource0/available_clocksource");
@@ -44,6 +58,7 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
   c.xcr0 = guest_xcr0(p->vm_->cpuid());
   c.host_tsc = p->vm_->kind().interpreted_ring0 || (p->vcpus_->at(0).has_host_tsc() && host_tsc_is_stable());
   c.fsgsbase = p->vcpus_->at(0).has_fsgsbase();
+  c.host_ioctls = kRunTimeIoctls;
   c.fp_size = xsave_size(c.xcr0);
   // Each vCPU's TSC_AUX is its number; RDTSCP needs the CPUID bit, RDPID comes with it.
   for (const auto& e : p->vm_->cpuid())

@@ -124,6 +124,7 @@ struct Capabilities {
   bool cpu_in_tsc_aux = false;      // RDTSCP and RDPID tell the guest the number of its vCPU
   bool host_tsc = false;            // RDTSC in a guest reads the host's counter, on every vCPU: a vDSO may rely on it
   bool direct_user_access = false;  // the sentry can reach guest addresses itself (ring-0 mode)
+  std::vector<u64> host_ioctls;     // those that it makes while guests run: the sentry's lockdown lets them through
 };
 
 // Counters for --stats and benches, since start; values may lag a little.

@@ -17,6 +17,8 @@
 #include "core/fault.h"
 #include "core/scheduler.h"
 #include "fs/special_files.h"
+#include "fs/tty.h"
+#include "hostio/lockdown.h"
 #include "hostio/ring.h"
 #include "mm/vdso.h"
 #include "runtime/file_tree.h"
@@ -93,6 +95,7 @@ class Sandbox {
   Setup<void> create();
   Setup<void> boot();  // on a fiber
   Setup<task::InitialProcess> initial_process();
+  Setup<void> lock_down();
   void start(task::InitialProcess process);
   void forward_signals();
   void watch_timeout();
@@ -214,8 +217,23 @@ Setup<void> Sandbox::boot() {
   };
   TRY(spawn("signals", [this] { forward_signals(); }));
   if (options_.timeout != kNever) TRY(spawn("timeout", [this] { watch_timeout(); }));
+  TRY(lock_down());
   start(std::move(process));
   return {};
+}
+
+// From here on nothing is opened on the host but beneath the trees that the guest sees.
+Setup<void> Sandbox::lock_down() {
+  hostio::LockdownOptions lockdown;
+  lockdown.trees.push_back({.path = options_.root});
+  for (const Volume& v : options_.volumes) lockdown.trees.push_back({.path = v.host, .writable = !v.read_only});
+  lockdown.platform_ioctls = platform_->capabilities().host_ioctls;
+  lockdown.terminal = fs::host_terminal() != nullptr;
+  for (int fd = 0; fd < 3; ++fd) {
+    struct stat st {};
+    if (::fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode)) lockdown.sockets = true;
+  }
+  return hostio::lock_down(lockdown);
 }
 
 void Sandbox::forward_signals() {

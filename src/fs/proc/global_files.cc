@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "fs/proc/nodes.h"
+#include "hostio/calls.h"
 #include "hostio/ring.h"
 
 namespace rf::proc {
@@ -15,14 +16,20 @@ using task::Kernel;
 using Ctx = const fs::Context&;
 using Text = Result<std::string>;
 
+// The host's /proc/cpuinfo; invalid if it cannot be opened.
+const hostio::HostFd& host_cpuinfo() {
+  static const hostio::HostFd file = [] {
+    Result<hostio::HostFd> fd =
+        hostio::openat2_now(AT_FDCWD, "/proc/cpuinfo", {.flags = O_RDONLY | O_CLOEXEC, .mode = 0, .resolve = 0});
+    return fd ? std::move(*fd) : hostio::HostFd();
+  }();
+  return file;
+}
+
 // The host's own description of its CPUs (the guest executes CPUID itself, so nothing is given away), for as many as
 // the sandbox has.
 Text cpuinfo_text(const Kernel& kernel) {
-  static const hostio::HostFd host = [] {
-    Result<hostio::HostFd> fd =
-        hostio::openat2(AT_FDCWD, "/proc/cpuinfo", {.flags = O_RDONLY | O_CLOEXEC, .mode = 0, .resolve = 0});
-    return fd ? std::move(*fd) : hostio::HostFd();
-  }();
+  const hostio::HostFd& host = host_cpuinfo();
   if (!host.valid()) return err(EIO);
   std::string text;
   for (;;) {
@@ -124,6 +131,7 @@ void add_link(StaticDir& root, const char* name, LinkInode::Target target) {
 }  // namespace
 
 void add_global_files(StaticDir& root, Kernel& kernel) {
+  host_cpuinfo();  // now: once the sentry is locked down it can open nothing outside the sandbox's root
   Kernel* k = &kernel;
   add_link(root, "self", [](Ctx ctx) -> Text {
     if (ctx.task == nullptr) return err(ENOENT);

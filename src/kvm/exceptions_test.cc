@@ -62,6 +62,9 @@ struct Outcome {
 
 Outcome* g_outcome;
 
+}  // namespace
+
+// Called from assembly, by these names also where link-time optimisation spreads the functions over object files.
 extern "C" [[gnu::used]] void rf_test_on_signal(int signo, siginfo_t* info, void* context) {
   auto& gregs = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
   *g_outcome = {signo, info->si_code, reinterpret_cast<u64>(info->si_addr), static_cast<u64>(gregs[REG_RIP]), true};
@@ -69,9 +72,11 @@ extern "C" [[gnu::used]] void rf_test_on_signal(int signo, siginfo_t* info, void
 }
 
 // Linux leaves AC set for the handler, and a compiled function may make unaligned accesses from its first instruction.
-extern "C" void rf_test_signal_entry(int, siginfo_t*, void*);
-asm(".pushsection .text\n rf_test_signal_entry:\n pushf\n andl $~0x40000,(%rsp)\n popf\n jmp rf_test_on_signal\n "
-    ".popsection");
+extern "C" [[gnu::naked]] void rf_test_signal_entry(int, siginfo_t*, void*) {
+  asm("pushf\n andl $~0x40000,(%rsp)\n popf\n jmp rf_test_on_signal");
+}
+
+namespace {
 
 // What Linux does with this code at the same address.
 Outcome run_natively(std::string_view code) {

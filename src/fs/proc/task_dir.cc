@@ -120,8 +120,11 @@ class ThreadsDir final : public DirInode {
     return out;
   }
 
+ protected:
+  u32 links() const override { return 2 + static_cast<u32>(members().size()); }
+
  private:
-  std::vector<Pid> members() {
+  std::vector<Pid> members() const {
     std::vector<Pid> tids;
     std::shared_lock lock(kernel().tree_lock);
     for (Task* t : s_.task->group->tasks) tids.push_back(t->tid);

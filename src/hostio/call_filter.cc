@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/io_uring.h>
+#include <linux/membarrier.h>
 #include <seccomp.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -141,6 +142,7 @@ int load_filter(const LockdownOptions& options) {
   filter.allow_int(SCMP_SYS(process_vm_readv), 0, static_cast<u64>(::getpid()));
   // Undoing the pinning of the main thread at the end.
   filter.allow_int(SCMP_SYS(sched_setaffinity), 0, 0);
+  filter.allow_int(SCMP_SYS(membarrier), 0, MEMBARRIER_CMD_PRIVATE_EXPEDITED);
   return filter.load();
 }
 

@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
+#include <linux/membarrier.h>
 #include <linux/openat2.h>
 
 #include <span>
@@ -84,6 +85,15 @@ inline Result<size_t> pwritev2_now(int fd, std::span<const iovec> iov, s64 offse
 }
 
 inline Result<u64> ioctl_now(int fd, u32 request, void* arg) { return host_call(SYS_ioctl, fd, u64{request}, arg); }
+
+// Once at the start, while there is one thread (later it takes milliseconds): makes memory_barrier() usable.
+inline Result<void> register_memory_barrier() {
+  return host_call_void(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+}
+// A full memory barrier on every CPU that one of our threads runs on, by interrupts. EPERM, ENOSYS: not to be had.
+inline Result<void> memory_barrier() {
+  return host_call_void(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
 
 // The poll(2) bits of `events` (and POLLERR, POLLHUP) that hold now.
 u32 poll_now(int fd, u32 events);

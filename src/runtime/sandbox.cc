@@ -18,6 +18,7 @@
 #include "core/scheduler.h"
 #include "fs/special_files.h"
 #include "fs/tty.h"
+#include "hostio/calls.h"
 #include "hostio/lockdown.h"
 #include "hostio/ring.h"
 #include "mm/vdso.h"
@@ -117,6 +118,7 @@ class Sandbox {
 
 Setup<void> Sandbox::create() {
   raise_descriptor_limit();
+  (void)hostio::register_memory_barrier();  // without it the guest's membarrier(2) is ENOSYS
   // A dead reader of our stdout is the guest's business, by its own SIGPIPE.
   ::signal(SIGPIPE, SIG_IGN);
   sigset_t set;

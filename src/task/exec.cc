@@ -162,6 +162,7 @@ void become(Task& task, std::unique_ptr<ExecImage> image) {
   {
     std::lock_guard guard(task.kernel.tree_lock);
     group.execed = true;
+    group.membarrier_registered = 0;
     group.exit_signal = SIGCHLD;
   }
   set_start_registers(task, image->loaded);

@@ -146,6 +146,7 @@ class ThreadGroup final : public RefCounted {
   Nanos start_time = 0;  // monotonic
   std::atomic<int> dumpable{1};
   std::atomic<int> oom_score_adj{0};
+  std::atomic<u32> membarrier_registered{0};  // MEMBARRIER_CMD_REGISTER_* asked for since the last exec
   // Copies of the limits that every call needs.
   std::atomic<u64> file_size_limit{~u64{0}}, open_files_limit{1024};
 

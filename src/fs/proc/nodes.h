@@ -94,6 +94,13 @@ class DirInode : public ProcInode {
   // Everything but "." and "..". The order decides the offsets: it must be the same each time for what stays.
   virtual Result<std::vector<Entry>> list(const fs::Context& ctx) = 0;
 
+  // Linux's proc fails the look-up of an unknown name already, so whoever would create it hears that too.
+  Result<Ref<fs::Inode>> mknod(const fs::Context&, std::string_view, u16, u32, u32) override { return err(ENOENT); }
+  Result<Ref<fs::Inode>> mkdir(const fs::Context&, std::string_view, u16) override { return err(ENOENT); }
+  Result<Ref<fs::Inode>> symlink(const fs::Context&, std::string_view, std::string_view) override {
+    return err(ENOENT);
+  }
+
  protected:
   u32 links() const override { return 2; }
 };

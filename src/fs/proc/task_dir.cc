@@ -138,16 +138,27 @@ class ThreadsDir final : public DirInode {
 
 using MakeEntry = Ref<fs::Inode> (*)(fs::FileSystem&, u64 ino, const Subject&);
 
+// ESRCH for a task that has been waited for, as far as descriptors opened before still lead here.
+Result<void> must_exist(const Subject& s) {
+  task::Kernel& kernel = s.task->kernel;
+  std::shared_lock lock(kernel.tree_lock);
+  if (kernel.find_task(s.task->tid) != s.task.get()) return err(ESRCH);
+  return {};
+}
+
 template <auto text>
 Ref<fs::Inode> text_entry(fs::FileSystem& f, u64 ino, const Subject& s) {
-  return make_ref<TextInode>(f, ino, 0444, s.owner,
-                             [s](const fs::Context& ctx) -> Result<std::string> { return text(ctx, s); });
+  return make_ref<TextInode>(f, ino, 0444, s.owner, [s](const fs::Context& ctx) -> Result<std::string> {
+    TRY(must_exist(s));
+    return text(ctx, s);
+  });
 }
 
 // For what only the owner may read.
 template <auto text>
 Ref<fs::Inode> private_entry(fs::FileSystem& f, u64 ino, const Subject& s) {
   return make_ref<TextInode>(f, ino, 0400, s.owner, [s](const fs::Context& ctx) -> Result<std::string> {
+    TRY(must_exist(s));
     TRY(may_inspect(ctx, *s.task));
     return text(ctx, s);
   });

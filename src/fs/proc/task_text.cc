@@ -174,7 +174,7 @@ std::string stat_text(Task& t, bool whole_group) {
   const Nanos system = whole_group ? f.live.system + s.dead.system : own.system;
   return fmt::format(
       "{} ({}) {} {} {} {} {} -1 4194304 {} 0 {} 0 {} {} {} {} 20 0 {} 0 {} {} {} {} {} {} {} 0 0 {} {} {} {} 0 0 0 {} "
-      "0 0 0 0 0 {} {} {} {} {} {} {} {}\n",
+      "0 0 0 0 0 0 {} {} {} {} {} {} {} {}\n",
       t.tid, t.name(), state_letter(t), f.parent, f.group, f.session, 0, t.minor_faults.load(), t.major_faults.load(),
       to_ticks(user), to_ticks(system), to_ticks(s.children.user), to_ticks(s.children.system), f.threads,
       to_ticks(t.start_time), u.virtual_size, (u.rss_anon + u.rss_file + u.rss_shmem) >> kPageShift,

@@ -48,7 +48,8 @@ SysResult sys_pwrite64(Task& t, const SyscallArgs& a) {
   if (!f->seekable()) return err(ESPIPE);
   if (!f->writable()) return err(EBADF);
   mm::IoBuffer src = TRY(user_buffer(t, a.addr(1), a.u(2)));
-  return finish_write(t, *f, f->pwrite(t.fs_context(), src, a.u(3)));
+  u64 offset = a.u(3);
+  return finish_write(t, *f, f->write_at(t.fs_context(), src, offset));
 }
 
 SysResult sys_readv(Task& t, const SyscallArgs& a) {
@@ -77,7 +78,8 @@ SysResult vector_at(Task& t, const SyscallArgs& a, bool write, bool v2) {
   mm::IoBuffer io = TRY(mm::IoBuffer::from_iovec(*t.mm, a.addr(1), a.u(2)));
   const fs::Context ctx = t.fs_context();
   if (!write) return own_position ? f->read(ctx, io) : f->pread(ctx, io, offset);
-  Result<size_t> n = own_position ? f->write(ctx, io) : f->pwrite(ctx, io, offset);
+  u64 at = static_cast<u64>(offset);
+  Result<size_t> n = own_position ? f->write(ctx, io) : f->write_at(ctx, io, at);
   if (n && (flags & (RWF_DSYNC | RWF_SYNC)) != 0) TRY(f->fsync((flags & RWF_SYNC) == 0));
   return finish_write(t, *f, n);
 }

@@ -88,7 +88,6 @@ constexpr SyscallEntry kEntries[] = {
      Support::kNone,
      "libc does without it",
      {Arg::kAddr, Arg::kSize, Arg::kHex, Arg::kHex}},
-    {__NR_membarrier, "membarrier", sys_absent, Support::kNone, "", {Arg::kInt, Arg::kHex, Arg::kInt}},
 };
 
 }  // namespace

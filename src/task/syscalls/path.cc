@@ -172,11 +172,13 @@ SysResult getdents(Task& t, const SyscallArgs& a) {
   if ((f->flags() & O_PATH) != 0) return err(EBADF);
   if (!f->inode().is_dir()) return err(ENOTDIR);
   const u64 size = std::min<u64>(a.u32_(2), 1 << 20);
+  const fs::Context ctx = t.fs_context();
+  const u64 start = TRY(f->seek(ctx, 0, SEEK_CUR));
   std::vector<std::byte> out;
   out.reserve(std::min<u64>(size, 32 << 10));
   bool too_small = false;
   constexpr size_t kHeader = k64 ? 19 : 18;  // up to the name
-  TRY(f->readdir(t.fs_context(), [&](const fs::DirEntry& e) {
+  TRY(f->readdir(ctx, [&](const fs::DirEntry& e) {
     const size_t reclen = (kHeader + e.name.size() + (k64 ? 1 : 2) + 7) & ~size_t{7};
     if (out.size() + reclen > size) {
       too_small = out.empty();
@@ -194,7 +196,10 @@ SysResult getdents(Task& t, const SyscallArgs& a) {
     return true;
   }));
   if (too_small) return err(EINVAL);
-  TRY(mm::UserPtr<const std::byte>(a.addr(1)).write_array(*t.mm, out));
+  if (auto written = mm::UserPtr<const std::byte>(a.addr(1)).write_array(*t.mm, out); !written) {
+    (void)f->seek(ctx, static_cast<s64>(start), SEEK_SET);  // the next call gives these entries again
+    return err(written.error());
+  }
   return out.size();
 }
 

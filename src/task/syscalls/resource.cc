@@ -6,9 +6,11 @@
 #include <sys/times.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <shared_mutex>
 
+#include "hostio/calls.h"
 #include "task/call_helpers.h"
 #include "task/exec.h"
 #include "task/posix_timers.h"
@@ -195,6 +197,28 @@ SysResult sys_sched_yield(Task&, const SyscallArgs&) {
   return 0;
 }
 
+// membarrier(2). Every guest thread that runs is on a thread of ours, and an interrupt from the host's own expedited
+// barrier reaches a CPU in guest mode too; switching fibers is a barrier anyway.
+SysResult sys_membarrier(Task& t, const SyscallArgs& a) {
+  constexpr u32 kRegistrations = MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED | MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED;
+  constexpr u32 kBarriers = MEMBARRIER_CMD_GLOBAL | MEMBARRIER_CMD_GLOBAL_EXPEDITED | MEMBARRIER_CMD_PRIVATE_EXPEDITED;
+  if (a.u32_(1) != 0) return err(EINVAL);
+  const u32 command = a.u32_(0);
+  if (command == MEMBARRIER_CMD_QUERY) {
+    // A host without it is to be told apart by the guest, which then does without.
+    if (!hostio::memory_barrier()) return err(ENOSYS);
+    return u64{kRegistrations | kBarriers};
+  }
+  if (!std::has_single_bit(command) || (command & (kRegistrations | kBarriers)) == 0) return err(EINVAL);
+  if ((command & kRegistrations) != 0) {
+    t.group->membarrier_registered.fetch_or(command);
+    return 0;
+  }
+  const u32 needed = MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED;
+  if (command == MEMBARRIER_CMD_PRIVATE_EXPEDITED && (t.group->membarrier_registered & needed) == 0) return err(EPERM);
+  return hostio::memory_barrier();
+}
+
 constexpr int kResetOnFork = 0x4000'0000;
 
 bool is_realtime(int policy) { return policy == SCHED_FIFO || policy == SCHED_RR; }
@@ -379,6 +403,12 @@ constexpr SyscallEntry kEntries[] = {
      Support::kFull,
      "",
      {Arg::kPid, Arg::kSize, Arg::kAddr}},
+    {__NR_membarrier,
+     "membarrier",
+     sys_membarrier,
+     Support::kPartial,
+     "not SYNC_CORE and RSEQ",
+     {Arg::kInt, Arg::kHex, Arg::kInt}},
     {__NR_sched_yield, "sched_yield", sys_sched_yield, Support::kFull, "", {}},
     {__NR_sched_setscheduler,
      "sched_setscheduler",

@@ -5,11 +5,14 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <vector>
 
 #include "core/check.h"
 #include "kvm/exceptions.h"
+#include "kvm/interpreted.h"
 #include "kvm/platform.h"
 
 namespace rf::kvm {
@@ -44,14 +47,21 @@ bool canonical(u64 va) { return static_cast<u64>(static_cast<s64>(va << 16) >> 1
 
 constexpr u32 kInvalidOpcode = 6;
 
-// An interpreting KVM makes #UD of INT n, where the CPU makes #GP. Reads through the host, since the page may go away
-// at any moment.
-bool at_int_instruction(AddressSpace& as, u64 rip) {
-  auto mapping = as.lookup(rip);
-  if (!mapping.present() || mapping.phys >= GuestMemory::kWindowEnd) return false;
-  u8 opcode = 0;
-  iovec local{&opcode, 1}, remote{as.vm().memory().host_ptr(mapping.phys), 1};
-  return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1 && opcode == 0xcd;
+// The code at `rip`, or less of it if it is not there. Through the host, since the page may go away at any moment.
+std::vector<u8> read_code(AddressSpace& as, u64 rip) {
+  std::vector<u8> code(kMaxInstruction);
+  size_t have = 0;
+  while (have < code.size()) {
+    const u64 va = rip + have;
+    const auto mapping = as.lookup(va);
+    if (!mapping.present() || mapping.phys >= GuestMemory::kWindowEnd) break;
+    const size_t n = std::min<u64>(code.size() - have, kPageSize - (va & kPageMask));
+    iovec local{&code[have], n}, remote{as.vm().memory().host_ptr(mapping.phys), n};
+    if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) != static_cast<ssize_t>(n)) break;
+    have += n;
+  }
+  code.resize(have);
+  return code;
 }
 
 Exit plain_exception(int signo, int code, u64 address, u8 vector) {
@@ -126,8 +136,13 @@ Exit Context::to_exit(const Trap& trap, AddressSpace& as, const Registers& regs)
       return exception_exit(trap, regs, nullptr);
     case kInvalidOpcode:
       count(counters.exceptions);
-      if (platform_.vm().kind().interpreted_ring0 && at_int_instruction(as, regs.rip))
-        return plain_exception(SIGSEGV, SI_KERNEL, 0, 13);
+      if (platform_.vm().kind().interpreted_ring0) {
+        if (auto error = hidden_general_protection(read_code(as, regs.rip))) {
+          Exit e = plain_exception(SIGSEGV, SI_KERNEL, 0, 13);
+          e.error = *error;
+          return e;
+        }
+      }
       return exception_exit(trap, regs, nullptr);
     default:
       count(counters.exceptions);

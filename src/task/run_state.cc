@@ -111,7 +111,7 @@ class SyscallReinvoke final : public RunState {
 
 // --- RunApp ---------------------------------------------------------------------------------------
 
-constexpr u64 kVectorGeneralProtection = 13, kVectorPageFault = 14;
+constexpr u64 kVectorPageFault = 14;
 
 // The error code the CPU would have pushed.
 u64 fault_error_code(const platform::Exit& exit) {
@@ -143,18 +143,9 @@ void page_fault(Task& task, const platform::Exit& exit) {
   }
 }
 
-// A refused INT n has the number in its error code, never 0; but a KVM that emulates the refusal gives 0.
-u64 general_protection_error(const Task& task, const platform::Exit& exit) {
-  constexpr u8 kInt = 0xcd;
-  u8 code[2];
-  if (exit.error != 0 || task.mm->copy_in(code, task.regs.rip, sizeof code) != sizeof code || code[0] != kInt)
-    return exit.error;
-  return code[1] * 8u + 2;
-}
-
 void exception(Task& task, const platform::Exit& exit) {
   task.fault_vector = exit.vector;
-  task.fault_error = exit.vector == kVectorGeneralProtection ? general_protection_error(task, exit) : exit.error;
+  task.fault_error = exit.error;
   task.deliver_fault(exit.signo, exit.code, exit.address);
 }
 

@@ -91,9 +91,7 @@ inline Result<void> register_memory_barrier() {
   return host_call_void(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 }
 // A full memory barrier on every CPU that one of our threads runs on, by interrupts. EPERM, ENOSYS: not to be had.
-inline Result<void> memory_barrier() {
-  return host_call_void(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
-}
+inline Result<void> memory_barrier() { return host_call_void(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0); }
 
 // The poll(2) bits of `events` (and POLLERR, POLLHUP) that hold now.
 u32 poll_now(int fd, u32 events);

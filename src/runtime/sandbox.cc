@@ -242,8 +242,15 @@ void Sandbox::forward_signals() {
   for (;;) {
     if (!hostio::poll(signals_.get(), POLLIN, Interruptible::kNo)) return;
     signalfd_siginfo info{};
-    while (::read(signals_.get(), &info, sizeof info) == sizeof info)
-      kernel_->signal_init(static_cast<int>(info.ssi_signo));
+    while (::read(signals_.get(), &info, sizeof info) == sizeof info) {
+      const int sig = static_cast<int>(info.ssi_signo);
+      // What the host's terminal sends is for who is in the foreground there; what a process sends, for the command.
+      Ref<fs::Tty> terminal = info.ssi_code == SI_KERNEL ? fs::host_terminal() : nullptr;
+      if (terminal && terminal->session() != 0)
+        terminal->signal_foreground(sig);
+      else
+        kernel_->signal_init(sig);
+    }
   }
 }
 

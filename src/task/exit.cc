@@ -203,6 +203,12 @@ bool leave_group(Task& task, Garbage& garbage) {
   return last;
 }
 
+// The controlling terminal that a process leaves behind when it is the leader of its session. tree_lock is held.
+Ref<fs::Tty> terminal_of_leader(const ThreadGroup& group) {
+  const ProcessGroup* pg = group.process_group.get();
+  return pg && pg->session->id == group.pid ? pg->session->controlling_tty : nullptr;
+}
+
 class ExitNotify final : public RunState {
  public:
   const RunState* execute(Task& task) const override {
@@ -210,6 +216,7 @@ class ExitNotify final : public RunState {
     Kernel& kernel = task.kernel;
     Ref<ThreadGroup> keep(&group);
     Garbage garbage;
+    Ref<fs::Tty> terminal;
     bool last, init;
     int status = 0;
     {
@@ -217,6 +224,7 @@ class ExitNotify final : public RunState {
       last = leave_group(task, garbage);
       init = last && &group == kernel.init();
       if (last) {
+        terminal = terminal_of_leader(group);
         group_is_dead(group, garbage);
         SpinGuard signal_guard(group.signal_lock);
         status = zombie_status(group);
@@ -226,6 +234,7 @@ class ExitNotify final : public RunState {
     task.context.reset();
     if (last) group.timers->stop_all();
     garbage.clear();
+    if (terminal) terminal->session_ended(group.pid);
     if (init) kernel.init_exited(status);
     return nullptr;
   }

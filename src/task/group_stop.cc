@@ -67,7 +67,10 @@ void notify_parent_of_stop_locked(ThreadGroup& group, int code) {
 
 bool is_orphaned(const ProcessGroup& pg, const ThreadGroup* ignored) {
   for (const ThreadGroup* g : pg.members) {
-    if (g == ignored || !g->parent || g->live_threads == 0) continue;
+    if (g == ignored || g->live_threads == 0) continue;
+    // Whoever started the sandbox is to the first process what a shell is to its jobs.
+    if (g == g->kernel.init() && pg.session->id == g->pid) return false;
+    if (!g->parent) continue;
     const ProcessGroup* parents = g->parent->process_group.get();
     if (parents && parents != &pg && parents->session == pg.session) return false;
   }

@@ -22,8 +22,8 @@ void stop_here(Task& task, std::unique_lock<SpinLock>& lock);
 void notify_parent_of_stop(ThreadGroup& group, int code);
 void notify_parent_of_stop_locked(ThreadGroup& group, int code);
 
-// Whether no process of the group has a parent in the same session but another group, so that nobody would continue it;
-// `ignored` (may be null) does not count. tree_lock is held.
+// Whether no process of the group has a parent in the same session but another group, so that nobody would continue it.
+// The first process counts as having one, outside; `ignored` (may be null) does not count. tree_lock is held.
 bool is_orphaned(const ProcessGroup& pg, const ThreadGroup* ignored);
 
 }  // namespace rf::task

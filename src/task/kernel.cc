@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/log.h"
+#include "task/job_control.h"
 #include "task/signal_send.h"
 
 namespace rf::task {
@@ -22,7 +23,8 @@ Kernel::Kernel(KernelOptions o, Scheduler& s, platform::Platform& p, mm::Frames&
       clock(c),
       options(std::move(o)),
       boot_time(realtime_now()),
-      hostname(options.hostname) {}
+      hostname(options.hostname),
+      job_control_(std::make_unique<TaskJobControl>(*this)) {}
 
 // Processes that were abandoned with their fibers are not taken down: their fibers will never run again.
 Kernel::~Kernel() {
@@ -44,6 +46,12 @@ ThreadGroup* Kernel::find_group(Pid pid) const {
 ProcessGroup* Kernel::find_process_group(Pid pgid) const {
   auto it = process_groups_.find(pgid);
   return it == process_groups_.end() ? nullptr : it->second;
+}
+
+Session* Kernel::find_session(Pid sid) const {
+  for (const auto& [id, pg] : process_groups_)
+    if (pg->session->id == sid) return pg->session.get();
+  return nullptr;
 }
 
 void Kernel::for_each_group(const std::function<void(ThreadGroup&)>& f) const {

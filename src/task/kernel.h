@@ -42,6 +42,7 @@ struct StartError {
   std::string path;
 };
 
+class TaskJobControl;
 class Kernel {
  public:
   Kernel(KernelOptions options, Scheduler& scheduler, platform::Platform& platform, mm::Frames& frames,
@@ -64,6 +65,7 @@ class Kernel {
   Task* find_task(Pid tid) const;
   ThreadGroup* find_group(Pid pid) const;            // zombies too, until reaped
   ProcessGroup* find_process_group(Pid pgid) const;  // null when it has no member
+  Session* find_session(Pid sid) const;              // likewise
   void for_each_group(const std::function<void(ThreadGroup&)>& f) const;
   void for_each_task(const std::function<void(Task&)>& f) const;
   ThreadGroup* init() const { return init_; }
@@ -123,7 +125,8 @@ class Kernel {
   std::unordered_map<Pid, Task*> tasks_;  // null: reserved
   std::unordered_map<Pid, Ref<ThreadGroup>> groups_;
   std::unordered_map<Pid, ProcessGroup*> process_groups_;  // with members
-  std::unordered_map<Pid, u32> sessions_;                  // number of processes in each
+  std::unique_ptr<TaskJobControl> job_control_;
+  std::unordered_map<Pid, u32> sessions_;  // number of processes in each
   ThreadGroup* init_ = nullptr;
   Pid last_pid_ = 0;
   std::function<void(int)> on_exit_;

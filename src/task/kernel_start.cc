@@ -63,6 +63,10 @@ std::expected<void, StartError> Kernel::start(const InitialProcess& process, std
   on_exit_ = std::move(on_exit);
   std::lock_guard guard(tree_lock);
   Ref<Session> session = make_ref<Session>(task->tid);
+  if (Ref<fs::Tty> terminal = fs::host_terminal()) {
+    terminal->set_session(task->tid, task->tid);
+    session->controlling_tty = std::move(terminal);
+  }
   set_process_group(*task->group, make_ref<ProcessGroup>(task->tid, std::move(session)));
   last_pid_ = task->tid;
   insert_task(*task);

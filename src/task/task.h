@@ -19,6 +19,7 @@
 #include "core/wait_queue.h"
 #include "fs/context.h"
 #include "fs/fd_table.h"
+#include "fs/tty.h"
 #include "mm/memory_manager.h"
 #include "platform/platform.h"
 #include "task/run_state.h"
@@ -55,7 +56,7 @@ class Session final : public RefCounted {
  public:
   explicit Session(Pid id) : id(id) {}
   const Pid id;
-  Ref<RefCounted> controlling_tty;  // an fs::Tty; guarded by Kernel::tree_lock
+  Ref<fs::Tty> controlling_tty;  // guarded by Kernel::tree_lock
 };
 
 class ProcessGroup final : public RefCounted {

@@ -178,6 +178,26 @@ TEST(GuestTest, AnIdleWorkerTakesAReadyGuest) {
   });
 }
 
+// Whoever was alone on its worker would otherwise never be asked to share it.
+TEST(GuestTest, BusyWorkersShareTheLoad) {
+  SchedulerOptions options = test_options(2);
+  options.time_slice = 2 * kMillisecond;
+  run_fibers(options, [] {
+    std::atomic<bool> stop{false};
+    u64 stays[6] = {};
+    Countdown all(6);
+    for (auto& s : stays)
+      spawn("guest", [&] {
+        run_guest(stop, s);
+        all.done();
+      });
+    sleep_until(monotonic_now() + 300 * kMillisecond, Interruptible::kNo);
+    stop_guests(stop);
+    all.wait();
+    for (u64 s : stays) EXPECT_GE(s, 5u);
+  });
+}
+
 TEST(GuestTest, KicksFromEverywhereAreNotLost) {
   run_fibers(2, [] {
     std::atomic<bool> stop{false};

@@ -61,6 +61,19 @@ void Scheduler::Impl::make_runnable(Fiber& f, bool woken) {
   if (queued > 1) wake_idle(target.impl_->bit);
 }
 
+void Scheduler::Impl::requeue(Fiber& f, Worker::Impl& here) {
+  Worker::Impl* target = &here;
+  // A difference of one would come back as the opposite difference.
+  u32 least = here.queue.size();
+  if (least >= 2) {
+    least--;
+    for (auto& w : workers)
+      if (u32 load = w->impl_->queue.size(); load < least) target = &*w->impl_, least = load;
+  }
+  target->queue.push_ready(f, monotonic_now());
+  if (target != &here) target->self.prod();
+}
+
 Worker& Scheduler::Impl::choose_worker(const Fiber& f) {
   u64 idle = idle_mask.load(std::memory_order_seq_cst);
   u32 last = f.impl_->last_worker;

@@ -232,7 +232,7 @@ void Worker::Impl::run(Fiber& f) {
       break;
     }
     case Action::kYield:
-      queue.push_ready(f, monotonic_now());
+      scheduler.requeue(f, *this);
       break;
     case Action::kDone:
       scheduler.fiber_ended(f);

@@ -96,6 +96,9 @@ struct Scheduler::Impl {
 
   // Queues a fiber that has just become runnable where it should run, and sees to it that it does.
   void make_runnable(Fiber& f, bool woken);
+  // Queues a fiber whose turn on `here` is over: there, or on a worker that has clearly less to do. Only idle workers
+  // steal, so busy ones would else keep for good what chance gave them.
+  void requeue(Fiber& f, Worker::Impl& here);
   // Wakes an idle worker, unless one is on its way, to take work off the others.
   void wake_idle(u64 except);
   Worker& choose_worker(const Fiber& f);

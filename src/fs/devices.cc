@@ -1,6 +1,7 @@
 #include "fs/devices.h"
 
 #include "fs/devpts.h"
+#include "fs/pty.h"
 #include "fs/tty.h"
 #include "mm/memory_manager.h"
 
@@ -11,7 +12,6 @@ namespace {
 constexpr u32 kMemoryMajor = 1;
 constexpr u32 kTtyMajor = 5;
 constexpr u32 kControllingTty = 0, kConsole = 1, kPtmx = 2;
-constexpr u32 kSlaveMajor = 136;
 
 }  // namespace
 
@@ -29,7 +29,7 @@ Result<Ref<File>> open_device(const Context& ctx, const Path& path, bool block, 
     return tty->open(ctx, path, flags);
   }
   if (major == kTtyMajor && minor == kPtmx) return open_ptmx(ctx, path, flags);
-  if (major == kSlaveMajor) return open_pts(ctx, path, minor, flags);
+  if (major == Pty::kSlaveMajor) return open_pts(ctx, path, minor, flags);
   return err(ENXIO);
 }
 

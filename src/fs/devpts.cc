@@ -18,7 +18,7 @@ namespace {
 
 constexpr u32 kMostPtys = 4096;  // kernel.pty.max of Linux
 constexpr u32 kTtyGroup = 5;     // Debian's "tty", as gid= says when devpts is mounted
-constexpr u32 kSlaveMajor = 136, kPtmxMajor = 5, kPtmxMinor = 2;
+constexpr u32 kPtmxMajor = 5, kPtmxMinor = 2;
 constexpr u64 kRootIno = 1, kPtmxIno = 2, kFirstSlaveIno = 3;
 
 class DevPts;
@@ -114,7 +114,7 @@ PtyNode::PtyNode(DevPts& fs, Ref<Pty> pty, u32 uid, u32 gid, u16 mode) : Inode(f
   attributes_.uid = uid;
   attributes_.gid = gid;
   attributes_.block_size = 1024;
-  attributes_.rdev_major = pty_ ? kSlaveMajor : kPtmxMajor;
+  attributes_.rdev_major = pty_ ? Pty::kSlaveMajor : kPtmxMajor;
   attributes_.rdev_minor = pty_ ? pty_->index() : kPtmxMinor;
   attributes_.atime = attributes_.mtime = attributes_.ctime = Timestamp::now();
 }

@@ -321,7 +321,7 @@ std::string stream_name(const struct ::stat& st, int host_fd) {
 
 }  // namespace
 
-Setup<Ref<File>> make_host_stream(int host_fd, int flags, mm::Frames* frames) {
+Setup<Ref<File>> make_host_stream(int host_fd, int flags, mm::Frames* frames, const Path& console) {
   struct ::stat st {};
   auto stated = hostio::host_call(SYS_fstat, host_fd, &st);
   auto host_flags = hostio::host_call(SYS_fcntl, host_fd, F_GETFL, 0);
@@ -341,6 +341,7 @@ Setup<Ref<File>> make_host_stream(int host_fd, int flags, mm::Frames* frames) {
   auto inode = make_ref<HostStreamInode>(fs, end, tty, static_cast<u16>(st.st_mode & S_IFMT), frames);
   auto dentry = Dentry::make_detached(stream_name(st, host_fd), inode);
   Path path(make_ref<Mount>(Ref<FileSystem>(&fs), dentry), dentry);
+  if (tty && console && host_terminal().get() == tty.get()) path = console;
   // /dev/null and its like have no need of the host.
   if (S_ISCHR(st.st_mode) && major(st.st_rdev) == 1)
     if (auto device = open_memory_device(path, minor(st.st_rdev), file_flags, frames)) return *device;

@@ -113,10 +113,13 @@ class HostStream final : public File {
 // The host's terminal as a Tty of the sandbox's: settings and data are the host's, sessions and groups ours.
 class HostTerminal final : public Tty {
  public:
+  static constexpr u32 kTtyMajor = 5, kConsoleMinor = 1;  // the guest knows it as /dev/console
+
   explicit HostTerminal(Ref<HostEnd> end, u64 rdev) : end_(std::move(end)), rdev_(rdev) {}
 
   Result<Ref<File>> open(const Context& ctx, const Path& path, int flags) override;
-  u64 rdev() const { return rdev_; }
+  u64 rdev() const { return rdev_; }  // on the host
+  std::pair<u32, u32> device() const override { return {kTtyMajor, kConsoleMinor}; }
 
   // SIGTTOU for background writers, where the terminal's settings (TOSTOP) ask for it.
   Result<void> check_write(const Context& ctx, int fd);

@@ -16,7 +16,10 @@ class Pty final : public Tty {
  public:
   explicit Pty(u32 index) : index_(index) {}
 
+  static constexpr u32 kSlaveMajor = 136;  // Documentation/admin-guide/devices.txt of Linux
+
   u32 index() const { return index_; }
+  std::pair<u32, u32> device() const override { return {kSlaveMajor, index_}; }
 
   // A new slave. EIO while it is locked (TIOCSPTLCK) or when the master is gone; EBUSY when exclusive.
   Result<Ref<File>> open(const Context& ctx, const Path& path, int flags) override;

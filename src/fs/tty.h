@@ -5,6 +5,7 @@
 #pragma once
 
 #include <optional>
+#include <utility>
 
 #include "core/spinlock.h"
 #include "fs/file.h"
@@ -45,6 +46,9 @@ class Tty : public RefCounted {
 
   // A session leader without a terminal that opens one without O_NOCTTY gets it as its controlling terminal.
   void acquire_on_open(const Context& ctx, int flags);
+
+  // Its device number in the guest: major, minor.
+  virtual std::pair<u32, u32> device() const = 0;
 
   // Another open file description of it (an open of /dev/tty), for `path`.
   virtual Result<Ref<File>> open(const Context& ctx, const Path& path, int flags) = 0;

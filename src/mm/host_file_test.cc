@@ -16,8 +16,8 @@ class HostFileTest : public MmTest {
  protected:
   static constexpr u64 kPages = 700;  // more than a chunk
   void SetUp() override {
-    path_ = testing::TempDir() + "/rf_mm_host_file";
-    hostio::HostFd fd(open(path_.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600));
+    path_ = testing::TempDir() + "/rf_mm_host_file.XXXXXX";
+    hostio::HostFd fd(mkstemp(path_.data()));
     std::vector<u64> words(kPages * kPageSize / sizeof(u64));
     for (u64 i = 0; i < kPages; i++) words[i * 512] = i + 1000;
     ASSERT_EQ(pwrite(fd.get(), words.data(), words.size() * 8, 0), static_cast<ssize_t>(kPages * kPageSize));

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 
@@ -99,6 +100,8 @@ class Sandbox {
   Setup<void> lock_down();
   void start(task::InitialProcess process);
   void forward_signals();
+  void forward_signal(int sig, bool from_terminal);
+  void stop_with_init();
   void watch_timeout();
   void finish(int status);
   void log_summary();
@@ -114,6 +117,7 @@ class Sandbox {
   hostio::HostFd signals_;
   Setup<int> outcome_ = kExitFailure;
   bool timed_out_ = false;
+  std::atomic<bool> asked_to_stop_ = false;  // by SIGTSTP, which the guest has
 };
 
 Setup<void> Sandbox::create() {
@@ -143,6 +147,7 @@ Setup<void> Sandbox::create() {
       task::KernelOptions{.hostname = options_.hostname, .cpus = vcpus, .memory_limit = limit}, *scheduler_, *platform_,
       *frames_, *clock_);
   kernel_->strace = strace_.get();
+  kernel_->on_init_stopped = [this] { stop_with_init(); };
   return {};
 }
 
@@ -156,16 +161,17 @@ Setup<task::InitialProcess> Sandbox::initial_process() {
   creds->gid = creds->egid = creds->sgid = creds->fsgid = gid;
   if (uid != 0) creds->permitted = creds->effective = 0;
   p.creds = creds;
+  fs::Context ctx{.creds = *creds, .root = kernel_->vfs->root(), .cwd = kernel_->vfs->root()};
+  const fs::Path console = kernel_->vfs->walk(ctx, nullptr, "/dev/console", {}).value_or(fs::Path{});
   for (int fd = 0; fd < 3; ++fd) {
     const int flags = ::fcntl(fd, F_GETFL);
     if (flags < 0) continue;  // closed: closed in the sandbox too
-    p.stdio[static_cast<size_t>(fd)] = TRY(fs::make_host_stream(fd, flags));
+    p.stdio[static_cast<size_t>(fd)] = TRY(fs::make_host_stream(fd, flags, nullptr, console));
   }
   p.cwd = options_.cwd;
   if (p.cwd.empty()) {
     p.cwd = "/";
     char* here = ::getcwd(nullptr, 0);
-    fs::Context ctx{.creds = *creds, .root = kernel_->vfs->root(), .cwd = kernel_->vfs->root()};
     if (options_.root == "/" && here != nullptr)
       if (Result<fs::Path> place = kernel_->vfs->walk(ctx, nullptr, here, {});
           place && place->dentry->inode()->is_dir())
@@ -242,16 +248,26 @@ void Sandbox::forward_signals() {
   for (;;) {
     if (!hostio::poll(signals_.get(), POLLIN, Interruptible::kNo)) return;
     signalfd_siginfo info{};
-    while (::read(signals_.get(), &info, sizeof info) == sizeof info) {
-      const int sig = static_cast<int>(info.ssi_signo);
-      // What the host's terminal sends is for who is in the foreground there; what a process sends, for the command.
-      Ref<fs::Tty> terminal = info.ssi_code == SI_KERNEL ? fs::host_terminal() : nullptr;
-      if (terminal && terminal->session() != 0)
-        terminal->signal_foreground(sig);
-      else
-        kernel_->signal_init(sig);
-    }
+    while (::read(signals_.get(), &info, sizeof info) == sizeof info)
+      forward_signal(static_cast<int>(info.ssi_signo), info.ssi_code == SI_KERNEL);
   }
+}
+
+void Sandbox::forward_signal(int sig, bool from_terminal) {
+  asked_to_stop_ = sig == SIGTSTP;
+  // What the host's terminal sends is for who is in the foreground there; what a process sends, for the command.
+  Ref<fs::Tty> terminal = from_terminal ? fs::host_terminal() : nullptr;
+  if (terminal && terminal->session() != 0)
+    terminal->signal_foreground(sig);
+  else if (sig == SIGCONT)
+    kernel_->continue_init();
+  else
+    kernel_->signal_init(sig);
+}
+
+// To the shell that started us we are the command: when ^Z stops the one, the other is to stop too.
+void Sandbox::stop_with_init() {
+  if (asked_to_stop_.exchange(false)) ::raise(SIGSTOP);
 }
 
 void Sandbox::watch_timeout() {

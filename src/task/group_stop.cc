@@ -49,7 +49,11 @@ void notify_parent_of_stop(ThreadGroup& group, int code) {
 
 void notify_parent_of_stop_locked(ThreadGroup& group, int code) {
   ThreadGroup* parent = group.parent;
-  if (!parent) return;
+  if (!parent) {
+    if (&group == group.kernel.init() && code == CLD_STOPPED && group.kernel.on_init_stopped)
+      group.kernel.on_init_stopped();
+    return;
+  }
   int status = SIGCONT;
   if (code == CLD_STOPPED) {
     SpinGuard guard(group.signal_lock);

@@ -158,6 +158,14 @@ void Kernel::signal_init(int sig) {
   if (init_) send_to_group(*init_, kernel_siginfo(sig));
 }
 
+void Kernel::continue_init() {
+  const Pid group = [&] {
+    std::shared_lock guard(tree_lock);
+    return init_ && init_->process_group ? init_->process_group->id : 0;
+  }();
+  if (group != 0) (void)send_to_process_group(group, kernel_siginfo(SIGCONT));
+}
+
 void Kernel::kill_all() {
   std::shared_lock guard(tree_lock);
   for (const auto& [pid, group] : groups_) send_to_group(*group, kernel_siginfo(SIGKILL));

@@ -88,8 +88,12 @@ class Kernel {
   // Starts pid 1. Runs on a fiber. When pid 1 is gone every other process is killed and on_exit called with its wait
   // status. Suspends.
   std::expected<void, StartError> start(const InitialProcess& process, std::function<void(int status)> on_exit);
+  // Set before start(): pid 1 has been stopped by a signal, and nobody in the sandbox is its parent. Called under
+  // tree_lock; must not suspend.
+  std::function<void()> on_init_stopped;
   // Kills every process (time-out, host SIGTERM): pid 1 gets `sig`, or everything SIGKILL.
   void signal_init(int sig);
+  void continue_init();  // SIGCONT for pid 1's whole process group, which ^Z stopped as one
   void kill_all();
 
   // --- Sending signals: kill(2)'s permission checks are the caller's ---

@@ -1,8 +1,10 @@
 // What the text files of /proc/PID say; formats as in proc(5).
 #include <fmt/format.h>
 #include <sys/mount.h>
+#include <sys/sysmacros.h>
 
 #include "fs/proc/nodes.h"
+#include "fs/tty.h"
 
 namespace rf::proc {
 namespace {
@@ -60,6 +62,8 @@ Snapshot snapshot(Task& t) {
 
 struct Family {
   task::Pid parent = 0, group = 0, session = 0;
+  u32 terminal = 0;  // device number, as stat(2) encodes it
+  task::Pid foreground = -1;
   size_t threads = 0;
   task::CpuTimes live;  // of all threads
 };
@@ -72,6 +76,11 @@ Family family(Task& t) {
   if (g.process_group) {
     f.group = g.process_group->id;
     f.session = g.process_group->session->id;
+    if (const Ref<fs::Tty>& tty = g.process_group->session->controlling_tty) {
+      const auto [major, minor] = tty->device();
+      f.terminal = static_cast<u32>(makedev(major, minor));
+      f.foreground = tty->foreground();
+    }
   }
   f.threads = g.tasks.size();
   for (Task* member : g.tasks)
@@ -173,11 +182,11 @@ std::string stat_text(Task& t, bool whole_group) {
   const Nanos user = whole_group ? f.live.user + s.dead.user : own.user;
   const Nanos system = whole_group ? f.live.system + s.dead.system : own.system;
   return fmt::format(
-      "{} ({}) {} {} {} {} {} -1 4194304 {} 0 {} 0 {} {} {} {} 20 0 {} 0 {} {} {} {} {} {} {} 0 0 {} {} {} {} 0 0 0 {} "
+      "{} ({}) {} {} {} {} {} {} 4194304 {} 0 {} 0 {} {} {} {} 20 0 {} 0 {} {} {} {} {} {} {} 0 0 {} {} {} {} 0 0 0 {} "
       "0 0 0 0 0 0 {} {} {} {} {} {} {} {}\n",
-      t.tid, t.name(), state_letter(t), f.parent, f.group, f.session, 0, t.minor_faults.load(), t.major_faults.load(),
-      to_ticks(user), to_ticks(system), to_ticks(s.children.user), to_ticks(s.children.system), f.threads,
-      to_ticks(t.start_time), u.virtual_size, (u.rss_anon + u.rss_file + u.rss_shmem) >> kPageShift,
+      t.tid, t.name(), state_letter(t), f.parent, f.group, f.session, f.terminal, f.foreground, t.minor_faults.load(),
+      t.major_faults.load(), to_ticks(user), to_ticks(system), to_ticks(s.children.user), to_ticks(s.children.system),
+      f.threads, to_ticks(t.start_time), u.virtual_size, (u.rss_anon + u.rss_file + u.rss_shmem) >> kPageShift,
       t.group->limit(RLIMIT_RSS).rlim_cur, l.start_code, l.end_code, l.start_stack, s.pending, s.blocked, s.ignored,
       s.caught, SIGCHLD, l.start_data, l.end_data, l.start_brk, l.arg_start, l.arg_end, l.env_start, l.env_end, 0);
 }

@@ -69,8 +69,8 @@ Result<size_t> epoll_wait(File& epoll, std::span<EpollEvent> out, Nanos deadline
 // A host descriptor that the sandbox was started with (stdin, stdout, stderr). The file works on a copy, so the caller
 // should close or redirect its own: else a host reader of a pipe sees no end of file when the guest closes it. Access
 // mode, O_APPEND and O_NONBLOCK are the descriptor's, `flags` are added. Terminals pass a fixed set of terminal ioctls
-// on; see host_terminal() in fs/tty.h: that one is an open file of `console`, the guest's device for it, if given. Regular
-// files can be mapped when `frames` is given. From any thread; ignores SIGPIPE in the process.
+// on; see host_terminal() in fs/tty.h: that one is an open file of `console`, the guest's device for it, if given.
+// Regular files can be mapped when `frames` is given. From any thread; ignores SIGPIPE in the process.
 Setup<Ref<File>> make_host_stream(int host_fd, int flags, mm::Frames* frames = nullptr, const Path& console = {});
 
 // poll(2) and select(2) are made of these: fills revents and returns how many are not 0; waits until `deadline`.

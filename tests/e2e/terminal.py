@@ -21,11 +21,16 @@ SKIPPED = 77
 PATIENCE = 20.0  # seconds for a machine under load
 
 
+def set_window_size(fd, rows, columns):
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
 class Dialogue:
     def __init__(self, command):
         environment = {"PATH": os.environ["PATH"], "TERM": "dumb", "HOME": "/"}
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            set_window_size(0, 24, 500)  # no line is wrapped
             os.execvpe(command[0], command, environment)
         self.command = command
         self.seen = ""
@@ -64,15 +69,17 @@ class Dialogue:
             self.expect(pattern)
         return self.expect(re.escape(PROMPT))
 
+    def start(self, line):
+        """Types a line at the prompt and waits until what it starts says "up": before, the terminal is the shell's."""
+        self.send(line + "\n")
+        self.expect(re.escape(line) + r"\r\nup\r\n")
+
     def interrupt(self, key, *patterns):
         """Types a control character at a program that is in the foreground."""
         self.send(key)
         for pattern in patterns:
             self.expect(pattern)
         self.expect(re.escape(PROMPT))
-
-    def resize(self, rows, columns):
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def end(self, status):
         deadline = time.monotonic() + PATIENCE
@@ -93,18 +100,15 @@ def a_shell_controls_its_jobs(prefix):
     if greeting := d.expect(re.escape(PROMPT)):
         d.fail(f"a shell that is not at ease: {greeting!r}")
     d.say("tty", r"/dev/(pts/\d+|tty|console)\r\n")
-    d.send("sleep 100; echo not reached\n")
-    d.expect("not reached\r\n")
-    time.sleep(0.3)
+    sleep = "sh -c 'echo up; exec sleep 100'"
+    d.start(sleep + "; echo not reached")
     d.interrupt("\x03", r"\^C")
     d.say("echo status $?", r"status 130\r\n")
-    d.send("sleep 100\n")
-    d.expect("100\r\n")
-    time.sleep(0.3)
-    d.interrupt("\x1a", r"Stopped +sleep 100")
-    d.say("jobs", r"Stopped +sleep 100")
+    d.start(sleep)
+    d.interrupt("\x1a", rf"Stopped +{sleep}")
+    d.say("jobs", rf"Stopped +{sleep}")
     d.send("fg\n")
-    d.expect(r"fg\r\nsleep 100\r\n")
+    d.expect(rf"fg\r\n{sleep}\r\n")
     time.sleep(0.3)
     d.interrupt("\x03", r"\^C")
     d.say("cat & wait %1; jobs", r"Stopped +cat")
@@ -117,9 +121,8 @@ def a_shell_controls_its_jobs(prefix):
     d.say("kill %1; sleep 0.3", r"Terminated")
     d.say("stty tostop; echo x & wait %1; jobs", r"Stopped +(stty tostop; )?echo x")
     d.say("stty -tostop; kill %1; fg >/dev/null")
-    d.send("sh -c 'trap \"stty size; exit\" WINCH; echo waiting; while :; do sleep 0.1; done'\n")
-    d.expect(r"\nwaiting\r\n")
-    d.resize(41, 123)
+    d.start("sh -c 'trap \"stty size; exit\" WINCH; echo up; while :; do sleep 0.1; done'")
+    set_window_size(d.fd, 41, 123)
     d.expect(r"41 123\r\n")
     d.expect(re.escape(PROMPT))
     d.send("exit 7\n")
@@ -129,10 +132,8 @@ def a_shell_controls_its_jobs(prefix):
 def the_command_stops_and_goes_on_with_its_starter(prefix):
     d = Dialogue(SHELL)
     d.expect(re.escape(PROMPT))
-    for command in ("cat", "sh -c 'cat; exit 3'"):
-        line = " ".join(prefix + [command])
-        d.send(line + "\n")
-        d.expect(re.escape(line) + "\r\n")
+    for command in ("sh -c 'echo up; exec cat'", "sh -c 'echo up; cat; exit 3'"):
+        d.start(" ".join(prefix + [command]))
         d.send("one\n")
         d.expect("one\r\none\r\n")
         d.interrupt("\x1a", r"\^Z[^$]*Stopped")

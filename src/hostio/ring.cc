@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "hostio/calls.h"
 #include "hostio/ring_reactor.h"
 
 namespace rf::hostio {
@@ -91,12 +92,6 @@ u64 ring_offset(s64 offset) { return static_cast<u64>(offset); }  // -1 is the f
 
 unsigned transfer_length(size_t size) { return static_cast<unsigned>(std::min(size, kMaxTransfer)); }
 
-// A host call made on this thread. Never inlined: errno's address must not be kept across a switch of threads.
-template <class... Args>
-[[gnu::noinline]] Result<long> host_call(long number, Args... args) {
-  return host_result(syscall(number, args...));
-}
-
 }  // namespace
 
 Result<size_t> read(int fd, std::span<std::byte> buffer, s64 offset, Interruptible interruptible) {
@@ -166,8 +161,15 @@ Result<void> fallocate(int fd, int mode, u64 offset, u64 len) {
 }
 
 Result<EventMask> poll(int fd, EventMask events, Interruptible interruptible, Nanos deadline) {
-  s32 r = TRY(perform([&](io_uring_sqe* sqe) { io_uring_prep_poll_add(sqe, fd, events); }, interruptible, deadline));
-  return static_cast<EventMask>(r);
+  // When a file with two wait queues (a terminal) wakes the request for nothing, Linux arms it anew, finds the second
+  // entry of the first time still there (__io_queue_proc() in io_uring/poll.c) and fails it with EINVAL.
+  constexpr int kMaxRearms = 1000;
+  for (int i = 0;; ++i) {
+    auto r = perform([&](io_uring_sqe* sqe) { io_uring_prep_poll_add(sqe, fd, events); }, interruptible, deadline);
+    if (r) return static_cast<EventMask>(*r);
+    if (r.error() != Errno{EINVAL} || i == kMaxRearms) return err(r.error());
+    if (EventMask now = poll_now(fd, events)) return now;
+  }
 }
 
 }  // namespace rf::hostio

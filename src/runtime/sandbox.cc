@@ -306,7 +306,9 @@ Setup<int> Sandbox::run() {
     }
   });
   if (!fiber) return setup_error("cannot make the first fiber: " + errno_text(errno_value(fiber.error())));
+  add_crash_report([](int) noexcept { fs::restore_host_terminal(); });
   TRY(scheduler_->run());
+  fs::restore_host_terminal();
   log_summary();
   return outcome_;
 }

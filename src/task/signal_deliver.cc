@@ -22,21 +22,10 @@ struct Delivery {
 
 using SignalLock = std::unique_lock<SpinLock>;
 
-// SIGTSTP, TTIN and TTOU do not stop a process of an orphaned group: nobody would continue it. Drops the lock
-// meanwhile.
-bool may_stop(Task& task, int sig, SignalLock& lock) {
-  if (sig == SIGSTOP) return true;
-  lock.unlock();
-  bool orphaned;
-  {
-    std::shared_lock guard(task.kernel.tree_lock);
-    const ProcessGroup* pg = task.group->process_group.get();
-    orphaned = !pg || is_orphaned(*pg, nullptr);
-  }
-  lock.lock();
-  // A SIGCONT that came meanwhile undoes the stop.
-  const SignalSet pending = task.group->pending.pending() | task.pending.pending();
-  return !orphaned && !task.group->exiting && (pending & signal_bit(SIGCONT)) == 0;
+bool in_orphaned_group(const Task& task) {
+  std::shared_lock guard(task.kernel.tree_lock);
+  const ProcessGroup* pg = task.group->process_group.get();
+  return !pg || is_orphaned(*pg, nullptr);
 }
 
 void trace(Task& task, const siginfo_t& info, SignalLock& lock) {
@@ -46,6 +35,21 @@ void trace(Task& task, const siginfo_t& info, SignalLock& lock) {
   lock.lock();
 }
 
+// Drops the lock meanwhile; a SIGCONT that is sent then undoes the stop.
+void stop_by_default(Task& task, const siginfo_t& info, SignalLock& lock) {
+  ThreadGroup& group = *task.group;
+  const u64 continues = group.continues;
+  trace(task, info, lock);
+  // SIGTSTP, TTIN and TTOU do not stop a process of an orphaned group: nobody would continue it.
+  if (info.si_signo != SIGSTOP) {
+    lock.unlock();
+    const bool orphaned = in_orphaned_group(task);
+    lock.lock();
+    if (orphaned) return;
+  }
+  if (group.continues == continues) begin_group_stop(group, info.si_signo);
+}
+
 Delivery default_delivery(Task& task, const siginfo_t& info, SignalLock& lock) {
   const int sig = info.si_signo;
   switch (default_action(sig)) {
@@ -53,8 +57,7 @@ Delivery default_delivery(Task& task, const siginfo_t& info, SignalLock& lock) {
     case DefaultAction::kContinue:
       break;
     case DefaultAction::kStop:
-      trace(task, info, lock);
-      if (may_stop(task, sig, lock)) begin_group_stop(*task.group, sig);
+      stop_by_default(task, info, lock);
       break;
     case DefaultAction::kTerminate:
     case DefaultAction::kCore:

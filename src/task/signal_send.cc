@@ -96,6 +96,7 @@ Result<void> send_signal_locked(ThreadGroup& group, Task* target, const siginfo_
   if ((kStopSignals & signal_bit(sig)) != 0) discard_everywhere(group, signal_bit(SIGCONT));
   if (sig == SIGCONT) {
     discard_everywhere(group, kStopSignals);
+    group.continues++;
     resume_group(group);
   }
   if (drops(group, target, sig)) return {};

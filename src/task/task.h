@@ -132,6 +132,7 @@ class ThreadGroup final : public RefCounted {
   bool stop_unreported = false;   // and wait(2) has not told it yet
   bool continue_pending = false;  // was continued, and wait(2) has not told it yet
   u32 stopped_count = 0;
+  u64 continues = 0;  // how many SIGCONT were sent: one undoes a stop that a thread is only about to begin
   // What the next thread to look is to tell the parent (CLD_STOPPED or CLD_CONTINUED; 0: nothing).
   int parent_notice = 0;
   bool zombie = false;  // all threads gone; waiting to be reaped

@@ -157,6 +157,17 @@ def the_command_stops_and_goes_on_with_its_starter(prefix):
     d.end(0)
 
 
+def settings_left_behind_are_put_back(prefix):
+    if not prefix:
+        return  # natively they stay
+    d = Dialogue(SHELL)
+    d.expect(re.escape(PROMPT))
+    d.say("before=$(stty -a); " + " ".join(prefix + ["sh -c 'stty raw -echo; kill -KILL $$'"]))
+    d.say('[ "$before" = "$(stty -a)" ] && echo as before', r"as before\r\n")
+    d.send("exit\n")
+    d.end(0)
+
+
 def a_hangup_ends_it(prefix):
     d = Dialogue(prefix + ["sh", "-c", "echo up; exec sleep 1000"])
     d.expect("up\r\n")
@@ -176,7 +187,8 @@ def main():
     if "kvm" in prefix and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         print("skipped: /dev/kvm is missing or may not be opened")
         sys.exit(SKIPPED)
-    for dialogue in (a_shell_controls_its_jobs, the_command_stops_and_goes_on_with_its_starter, a_hangup_ends_it):
+    for dialogue in (a_shell_controls_its_jobs, the_command_stops_and_goes_on_with_its_starter,
+                     settings_left_behind_are_put_back, a_hangup_ends_it):
         for where in [[], prefix] if prefix else [[]]:
             print(f"{dialogue.__name__}, {'sandbox' if where else 'native'}", flush=True)
             dialogue(where)

@@ -100,6 +100,31 @@ TEST(stop_and_continue) {
   CHECK_EQ(WTERMSIG(status), SIGKILL);
 }
 
+TEST(a_continue_undoes_a_stop_that_is_only_beginning) {
+  // At any moment of the child's way from its signal to its stop.
+  int to[2], from[2];
+  char c = 0;
+  CHECK_EQ(pipe(to), 0);
+  CHECK_EQ(pipe(from), 0);
+  pid_t pid = CHECK_OK(fork());
+  if (pid == 0) {
+    while (read(to[0], &c, 1) == 1 && write(from[1], &c, 1) == 1) continue;
+    _exit(0);
+  }
+  for (int i = 0; i < 300; i++) {
+    CHECK_EQ(kill(pid, i % 2 ? SIGTSTP : SIGSTOP), 0);
+    for (volatile int k = 0; k < i * 200; k++) continue;
+    CHECK_EQ(kill(pid, SIGCONT), 0);
+    CHECK_EQ(write(to[1], &c, 1), 1);
+    struct pollfd answer = {from[0], POLLIN, 0};
+    CHECK_EQ(poll(&answer, 1, 10000), 1);
+    CHECK_EQ(read(from[0], &c, 1), 1);
+  }
+  CHECK_EQ(kill(pid, SIGKILL), 0);
+  CHECK_EQ(waitpid(pid, NULL, 0), pid);
+  close(to[0]), close(to[1]), close(from[0]), close(from[1]);
+}
+
 TEST(stopped_process_does_not_run) {
   int p[2];
   CHECK_EQ(pipe(p), 0);

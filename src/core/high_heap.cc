@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 namespace {
 
@@ -32,11 +33,43 @@ long system_call(long number, long a, long b, long c, long d = 0, long e = 0, lo
   return result;
 }
 
+long map_reserved() {
+  return system_call(__NR_mmap, 0, static_cast<long>(kReserved), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
+bool failed(long result) { return result < 0 && result > -kPage; }
+
+void raise_soft_limit(int resource) {
+  rlimit64 limit;
+  if (failed(system_call(__NR_prlimit64, 0, resource, 0, reinterpret_cast<long>(&limit)))) return;
+  limit.rlim_cur = limit.rlim_max;
+  system_call(__NR_prlimit64, 0, resource, reinterpret_cast<long>(&limit));
+}
+
+// RLIMIT_DATA bounds every writable mapping, so that libc's start would go on without memory, and crash.
+[[noreturn]] void give_up() {
+  constexpr char kMessage[] =
+      "ringfence: no memory to start with: the data segment is limited: run 'ulimit -Hd unlimited' as root\n";
+  system_call(__NR_write, 2, reinterpret_cast<long>(kMessage), sizeof kMessage - 1);
+  system_call(__NR_exit_group, 125, 0, 0);
+  __builtin_unreachable();
+}
+
 bool reserve() {
   if (g_start) return true;
-  long p = system_call(__NR_mmap, 0, static_cast<long>(kReserved), PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p < 0 && p > -kPage) return false;
+  long p = map_reserved();
+  if (failed(p)) {
+    raise_soft_limit(RLIMIT_DATA);
+    raise_soft_limit(RLIMIT_AS);
+    p = map_reserved();
+  }
+  if (failed(p)) {
+    rlimit64 data;
+    if (failed(system_call(__NR_prlimit64, 0, RLIMIT_DATA, 0, reinterpret_cast<long>(&data)))) return false;
+    if (data.rlim_max < kReserved) give_up();
+    return false;
+  }
   g_start = g_break = reinterpret_cast<char*>(p);
   return true;
 }

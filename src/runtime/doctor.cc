@@ -1,5 +1,4 @@
 #include <fmt/format.h>
-#include <sys/resource.h>
 #include <sys/utsname.h>
 
 #include <cstdio>
@@ -8,6 +7,7 @@
 #include "hostio/ring.h"
 #include "platform/platform.h"
 #include "runtime/commands.h"
+#include "runtime/limits.h"
 
 namespace rf::runtime {
 namespace {
@@ -25,29 +25,11 @@ Check check_io_uring() {
   return {"io_uring", Check::State::kGood, "works, with the operations needed"};
 }
 
-Check check_descriptors() {
-  rlimit l{};
-  ::getrlimit(RLIMIT_NOFILE, &l);
-  const std::string text = fmt::format("{} (hard limit)", l.rlim_max);
-  if (l.rlim_max >= 4096) return {"open files", Check::State::kGood, text};
-  return {"open files", Check::State::kWarning,
-          text + ": large programs may run out; raise it with 'ulimit -Hn 65536' or in limits.conf"};
-}
-
-Check check_address_space() {
-  rlimit l{};
-  ::getrlimit(RLIMIT_AS, &l);
-  if (l.rlim_cur == RLIM_INFINITY) return {"address space", Check::State::kGood, "unlimited"};
-  return {
-      "address space", Check::State::kBad,
-      fmt::format("limited to {} MiB; the sandbox reserves 512 GiB (it uses little of it): run 'ulimit -v unlimited'",
-                  l.rlim_cur >> 20)};
-}
-
 }  // namespace
 
 int run_doctor() {
-  std::vector<Check> checks = {check_kernel(), check_io_uring(), check_descriptors(), check_address_space()};
+  std::vector<Check> checks = {check_kernel(), check_io_uring()};
+  for (Check& c : check_limits()) checks.push_back(std::move(c));
   for (Check& c : platform::diagnose()) checks.push_back(std::move(c));
   bool bad = false;
   for (const Check& c : checks) {

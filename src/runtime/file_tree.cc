@@ -53,6 +53,9 @@ class TreeBuilder {
 };
 
 Setup<Ref<fs::FileSystem>> make_root(const RunOptions& options, mm::Frames& frames) {
+  struct stat st {};
+  if (::stat(options.root.c_str(), &st) == 0 && !S_ISDIR(st.st_mode))
+    return setup_error(options.root + " is not a directory: give --root the directory that becomes /");
   Ref<fs::FileSystem> host = TRY(fs::make_hostfs(frames, {.path = options.root, .read_only = true}));
   if (options.overlay == Overlay::kNone) return host;
   return fs::make_overlay(std::move(host), fs::make_tmpfs(frames, 0, 0755));

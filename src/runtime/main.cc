@@ -39,9 +39,8 @@ void add_run(CLI::App& app, RunOptions& o) {
   run.add_option("--root", o.root, "Host directory that becomes /, itself never written to")
       ->type_name("DIR")
       ->capture_default_str();
-  run.add_option("--overlay", o.overlay, "Where writes go: memory (gone at the end) or none (read-only root)")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Overlay>{{"memory", Overlay::kMemory}, {"none", Overlay::kNone}}))
+  add_parsed(run, "--overlay", o.overlay, parse_overlay,
+             "Where writes go: memory (gone at the end) or none (read-only root)")
       ->type_name("memory|none")
       ->default_str("memory");
   run.add_option_function<std::vector<std::string>>(
@@ -68,11 +67,9 @@ void add_run(CLI::App& app, RunOptions& o) {
       ->type_name("SIZE");
   run.add_option("--vcpus", o.vcpus, "Virtual CPUs (default: as many as this process may use)")
       ->type_name("N")
-      ->check(CLI::Range(1, 256));
+      ->check(CLI::Range(1, 64));
   add_parsed(run, "--timeout", o.timeout, parse_duration, "Kill the sandbox after this long")->type_name("DURATION");
-  run.add_option("--platform", o.platform, "How guest code runs")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, platform::Kind>{{"auto", platform::Kind::kAuto}, {"kvm", platform::Kind::kKvm}}))
+  add_parsed(run, "--platform", o.platform, parse_platform, "How guest code runs")
       ->type_name("auto|kvm")
       ->default_str("auto");
   run.add_option_function<std::string>(
@@ -134,6 +131,12 @@ int main(int argc, char** argv) {
 
   std::vector<std::string> args(argv + 1, argv + argc);
   run_options.command = take_command(*app.get_subcommand("run"), args);
+  const auto is_called = [&](const CLI::App* sub) { return sub->get_name() == args[0]; };
+  if (!args.empty() && !args[0].starts_with('-') && app.get_subcommands(is_called).empty()) {
+    std::fprintf(stderr, "ringfence: there is no '%s'; to run a program: ringfence run -- %s\n", args[0].c_str(),
+                 args[0].c_str());
+    return kExitFailure;
+  }
   std::reverse(args.begin(), args.end());  // as CLI11's vector form wants them
   try {
     app.parse(args);

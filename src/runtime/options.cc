@@ -20,6 +20,18 @@ std::optional<T> take_number(std::string_view& text) {
 
 }  // namespace
 
+Setup<Overlay> parse_overlay(std::string_view text) {
+  if (text == "memory") return Overlay::kMemory;
+  if (text == "none") return Overlay::kNone;
+  return setup_error(fmt::format("'{}' is no overlay: give memory or none", text));
+}
+
+Setup<platform::Kind> parse_platform(std::string_view text) {
+  if (text == "auto") return platform::Kind::kAuto;
+  if (text == "kvm") return platform::Kind::kKvm;
+  return setup_error(fmt::format("'{}' is no platform: give auto or kvm", text));
+}
+
 Setup<u64> parse_size(std::string_view text) {
   std::string_view rest = text;
   const std::optional<u64> n = take_number<u64>(rest);

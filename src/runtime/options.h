@@ -40,6 +40,9 @@ struct RunOptions {
   std::string log_file;
 };
 
+// What --overlay and --platform may say.
+Setup<Overlay> parse_overlay(std::string_view text);
+Setup<platform::Kind> parse_platform(std::string_view text);
 // "512M", "2G", "1048576": bytes, with K, M, G or T (powers of 1024) after a positive number.
 Setup<u64> parse_size(std::string_view text);
 // "1.5s", "500ms", "2m", "1h", "30" (seconds).

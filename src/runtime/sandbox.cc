@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
@@ -24,6 +23,7 @@
 #include "hostio/ring.h"
 #include "mm/vdso.h"
 #include "runtime/file_tree.h"
+#include "runtime/limits.h"
 #include "task/kernel.h"
 #include "task/strace.h"
 
@@ -33,6 +33,8 @@ namespace {
 constexpr const char* kDefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 void complain(const std::string& message) { std::fprintf(stderr, "ringfence: %s\n", message.c_str()); }
+
+constexpr u64 kLeastMemory = u64{4} << 20;
 
 u32 usable_cpus() {
   cpu_set_t set;
@@ -46,14 +48,6 @@ u64 default_memory() {
   struct sysinfo info {};
   ::sysinfo(&info);
   return std::max<u64>(info.totalram * info.mem_unit / 2, u64{256} << 20);
-}
-
-// One descriptor per open host file, so as many as the host gives.
-void raise_descriptor_limit() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-  limit.rlim_cur = limit.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &limit);
 }
 
 // What the guest sees of the caller's environment: no more than a program needs to work, since the rest may hold
@@ -86,6 +80,17 @@ std::string_view find_variable(const std::vector<std::string>& env, std::string_
 
 // Signals that a user or a supervisor sends to the launcher and means for the command.
 constexpr int kForwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP, SIGCONT};
+
+// What an error of exec says to somebody who does not know where to look.
+std::string explain(const task::StartError& failure) {
+  const int error = errno_value(failure.error);
+  const char* hint = "";
+  if (error == ENOENT) hint = "; if it is there, the interpreter that it names (ELF or #!) is not";
+  if (error == EACCES) hint = "; it must be a file, executable by the user, in directories that the user may search";
+  if (error == ENOEXEC) hint = "; it is no 64-bit x86 ELF program, nor a script that begins with #!";
+  if (error == EFAULT || error == ENOMEM) hint = "; its segments cannot be mapped: it is broken, or --memory too small";
+  return errno_text(error) + hint;
+}
 
 class Sandbox {
  public:
@@ -121,10 +126,11 @@ class Sandbox {
 };
 
 Setup<void> Sandbox::create() {
-  raise_descriptor_limit();
+  TRY(raise_limits());
   (void)hostio::register_memory_barrier();  // without it the guest's membarrier(2) is ENOSYS
   // A dead reader of our stdout is the guest's business, by its own SIGPIPE.
   ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGXFSZ, SIG_IGN);  // EFBIG says it
   sigset_t set;
   sigemptyset(&set);
   for (int sig : kForwarded) sigaddset(&set, sig);
@@ -134,6 +140,7 @@ Setup<void> Sandbox::create() {
 
   const u32 vcpus = options_.vcpus ? options_.vcpus : usable_cpus();
   const u64 limit = options_.memory ? options_.memory : default_memory();
+  if (limit < kLeastMemory) return setup_error("--memory is too small: give 4M at least");
   memory_ = TRY(platform::GuestMemory::create());
   platform_ = TRY(platform::create({.kind = options_.platform, .vcpus = vcpus}, *memory_));
   frames_ = mm::Frames::create(*memory_, limit);
@@ -169,7 +176,13 @@ Setup<task::InitialProcess> Sandbox::initial_process() {
     p.stdio[static_cast<size_t>(fd)] = TRY(fs::make_host_stream(fd, flags, nullptr, console));
   }
   p.cwd = options_.cwd;
-  if (p.cwd.empty()) {
+  if (!p.cwd.empty()) {
+    Result<fs::Path> place = kernel_->vfs->walk(ctx, nullptr, p.cwd, {});
+    if (place && !place->dentry->inode()->is_dir()) place = err(ENOTDIR);
+    if (!place)
+      return setup_error(fmt::format("cannot enter {} in the sandbox: {}; give --cwd a directory that is there", p.cwd,
+                                     errno_text(errno_value(place.error()))));
+  } else {
     p.cwd = "/";
     char* here = ::getcwd(nullptr, 0);
     if (options_.root == "/" && here != nullptr)
@@ -210,8 +223,7 @@ void Sandbox::start(task::InitialProcess process) {
   if (missing && candidates.size() != 1)
     complain(fmt::format("{}: command not found in the sandbox's PATH", command));
   else
-    complain(fmt::format("cannot run {}: {}", failure.path.empty() ? command : failure.path,
-                         errno_text(errno_value(failure.error))));
+    complain(fmt::format("cannot run {}: {}", failure.path.empty() ? command : failure.path, explain(failure)));
   outcome_ = missing ? kExitNotFound : kExitCannotRun;
   scheduler_->stop();
 }

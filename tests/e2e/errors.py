@@ -347,7 +347,7 @@ class OrdinaryUser(Test):
         inside = os.path.join(self.directory, "ringfence")  # where everybody may go
         shutil.copy(RINGFENCE, inside)
         self.works(as_user(inside, "run", "--platform", PLATFORM, "sh", "-c",
-                           "id -u; ls /root 2>/dev/null || echo closed; echo x >/tmp/x; cat /tmp/x; rm -r /usr/bin/env "
+                           "id -u; ls /root 2>/dev/null || echo closed; f=$(mktemp); echo x >$f; cat $f; rm -r /usr/bin/env "
                            "2>/dev/null || echo not ours"), "65534\nclosed\nx\nnot ours\n")
         self.assertEqual(as_user(inside, "doctor").returncode, 0)
 

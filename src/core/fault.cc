@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdarg>
 #include <cstdio>
 #include <mutex>
 
@@ -45,10 +46,12 @@ void put(int fd, const char* text, int length) {
   }
 }
 
-template <class... Args>
-void print(int fd, const char* format, Args... args) {
+[[gnu::format(printf, 2, 3)]] void print(int fd, const char* format, ...) {
   char line[256];
-  int n = snprintf(line, sizeof line, format, args...);
+  va_list args;
+  va_start(args, format);
+  int n = vsnprintf(line, sizeof line, format, args);
+  va_end(args);
   put(fd, line, std::min<int>(n, sizeof line - 1));
 }
 

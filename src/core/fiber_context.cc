@@ -8,8 +8,6 @@ using boost::context::detail::jump_fcontext;
 using boost::context::detail::make_fcontext;
 using boost::context::detail::transfer_t;
 
-ExecutionContext::~ExecutionContext() = default;
-
 void ExecutionContext::adopt_thread() {
 #if RF_TSAN
   tsan_fiber_ = __tsan_get_current_fiber();

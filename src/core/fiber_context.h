@@ -14,7 +14,7 @@ class ExecutionContext {
   ExecutionContext() = default;
   ExecutionContext(const ExecutionContext&) = delete;
   ExecutionContext& operator=(const ExecutionContext&) = delete;
-  ~ExecutionContext();
+  ~ExecutionContext() = default;
 
   // Makes this the calling thread's own context.
   void adopt_thread();

@@ -41,7 +41,7 @@ long map_reserved() {
 bool failed(long result) { return result < 0 && result > -kPage; }
 
 void raise_soft_limit(int resource) {
-  rlimit64 limit;
+  rlimit64 limit{};
   if (failed(system_call(__NR_prlimit64, 0, resource, 0, reinterpret_cast<long>(&limit)))) return;
   limit.rlim_cur = limit.rlim_max;
   system_call(__NR_prlimit64, 0, resource, reinterpret_cast<long>(&limit));
@@ -65,7 +65,7 @@ bool reserve() {
     p = map_reserved();
   }
   if (failed(p)) {
-    rlimit64 data;
+    rlimit64 data{};
     if (failed(system_call(__NR_prlimit64, 0, RLIMIT_DATA, 0, reinterpret_cast<long>(&data)))) return false;
     if (data.rlim_max < kReserved) give_up();
     return false;

@@ -88,7 +88,7 @@ void write(Level level, fmt::string_view format, fmt::format_args args) {
   try {
     fmt::vformat_to(fmt::appender(line), format, args);
     logger()->log(spdlog_level(level), spdlog::string_view_t(line.data(), line.size()));
-  } catch (...) {
+  } catch (...) {  // NOLINT(bugprone-empty-catch)
     // A log line is never worth the sentry: formats are checked at compile time, so this is memory or the disk.
   }
 }
@@ -98,7 +98,7 @@ void write_last_words(std::string_view text) {
   try {
     logger()->log(spdlog::level::err, spdlog::string_view_t(text.data(), text.size()));
     logger()->flush();
-  } catch (...) {
+  } catch (...) {  // NOLINT(bugprone-empty-catch): likewise
   }
 }
 

@@ -27,7 +27,7 @@ TEST(RefTest, LastReferenceDestroys) {
     a.reset();
     EXPECT_EQ(deaths, 0);
     Ref<Object> c = std::move(b);
-    EXPECT_FALSE(b);
+    EXPECT_FALSE(b);  // NOLINT(bugprone-use-after-move): null is what it promises
     EXPECT_EQ(c->ref_count(), 1u);
   }
   EXPECT_EQ(deaths, 1);
@@ -68,7 +68,7 @@ TEST(RefTest, CountsFromManyThreads) {
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; t++)
     threads.emplace_back([object] {
-      for (int i = 0; i < 10000; i++) Ref<Object> copy = object;
+      for (int i = 0; i < 10000; i++) Ref<Object> copy = object;  // NOLINT(performance-unnecessary-copy-initialization)
     });
   object.reset();
   for (auto& t : threads) t.join();

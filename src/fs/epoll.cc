@@ -250,7 +250,7 @@ Result<Ref<File>> make_epoll(int flags) {
   return make_ref<EpollFile>(make_anon_path("anon_inode:[eventpoll]"), make_ref<EpollSet>());
 }
 
-Result<void> epoll_ctl(File& epoll, int op, int fd, Ref<File> target, EpollEvent event) {
+Result<void> epoll_ctl(File& epoll, int op, int fd, const Ref<File>& target, EpollEvent event) {
   u16 type = target->inode().type();
   if (type == S_IFREG || type == S_IFDIR || (target->flags() & O_PATH) != 0) return err(EPERM);
   EpollSet* set = set_of(epoll);

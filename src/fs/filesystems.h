@@ -23,7 +23,7 @@ Ref<FileSystem> make_tmpfs(mm::Frames& frames, u64 size_limit, u16 mode);
 
 // `lower` (not changed) with every write kept in `upper`, a tmpfs: whiteouts, opaque directories, copy-up of data,
 // attributes and xattrs on first change. Inode numbers stay the same over a copy-up.
-Ref<FileSystem> make_overlay(Ref<FileSystem> lower, Ref<FileSystem> upper);
+Ref<FileSystem> make_overlay(Ref<FileSystem> lower, const Ref<FileSystem>& upper);
 
 // /dev without the ptys: null, zero, full, random, urandom, tty, console, ptmx (a link to pts/ptmx), fd, stdin,
 // stdout, stderr links and the directories pts, shm, mqueue to be mounted over.

@@ -47,7 +47,7 @@ Path MountTable::crossed(Path path) const {
   return path;
 }
 
-Result<void> MountTable::add(Ref<Mount> mount, Path point) {
+Result<void> MountTable::add(Ref<Mount> mount, const Path& point) {
   auto& cache = DentryCache::get();
   cache.pin(point.dentry);
   TreeWriteLock guard(cache.lock());

@@ -26,7 +26,7 @@ class MountTable {
   // --- Taking it ---
   Path crossed(Path path) const;
   // Mounts on `point`, or on what is mounted there already. ENOENT when it was removed meanwhile.
-  Result<void> add(Ref<Mount> mount, Path point);
+  Result<void> add(Ref<Mount> mount, const Path& point);
   // Takes a mount out. EBUSY while there are mounts or (unless `detach`) paths in it; EINVAL for the root and for what
   // is not in the table.
   Result<void> remove(Mount& mount, bool detach);

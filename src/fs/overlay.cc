@@ -24,7 +24,7 @@ Ref<Mount> make_lower_mount(const Ref<FileSystem>& lower) {
 
 }  // namespace
 
-Ref<FileSystem> make_overlay(Ref<FileSystem> lower, Ref<FileSystem> upper) {
+Ref<FileSystem> make_overlay(Ref<FileSystem> lower, const Ref<FileSystem>& upper) {
   Ref<TmpFs> tmpfs = ref_cast<TmpFs>(upper);
   RF_CHECK(tmpfs, "an overlay keeps its changes in a tmpfs");
   return make_ref<OverlayFs>(std::move(lower), std::move(tmpfs));
@@ -201,6 +201,7 @@ Result<std::string> OverlayInode::readlink(const Context& ctx) {
 }
 
 Result<Ref<File>> OverlayInode::open_lower(const Context& ctx) const {
+  RF_CHECK(lower_, "open_lower() of a file that is only in the upper layer");
   return lower_->open(ctx, overlay().lower_path(lower_), {O_RDONLY});
 }
 

@@ -185,7 +185,7 @@ Result<void> OverlayInode::rename(const Context& ctx, std::string_view name, Ino
   TRY(to.change(ctx));
   TRY(source.change(ctx));
   if (gone) TRY(gone->change(ctx, true));
-  if (flags & RENAME_EXCHANGE) return exchange(name, source, to, new_name, *gone);
+  if (gone && (flags & RENAME_EXCHANGE)) return exchange(name, source, to, new_name, *gone);
   if (gone) {
     // The target's place in the listing, so that one who lists meanwhile sees the name once.
     MemDirectory::Entry& e = to.own_entry(new_name);

@@ -62,7 +62,7 @@ struct EpollEvent {
 };
 Result<Ref<File>> make_epoll(int flags);
 // EPOLL_CTL_*; `fd` identifies the registration together with `target`.
-Result<void> epoll_ctl(File& epoll, int op, int fd, Ref<File> target, EpollEvent event);
+Result<void> epoll_ctl(File& epoll, int op, int fd, const Ref<File>& target, EpollEvent event);
 // Up to out.size() events; 0 at the deadline; EINTR. Suspends.
 Result<size_t> epoll_wait(File& epoll, std::span<EpollEvent> out, Nanos deadline);
 

@@ -8,7 +8,7 @@ namespace rf::fs {
 Vfs::Vfs() = default;
 Vfs::~Vfs() = default;
 
-Result<std::unique_ptr<Vfs>> Vfs::create(Ref<FileSystem> root, std::string source, u64 flags) {
+Result<std::unique_ptr<Vfs>> Vfs::create(const Ref<FileSystem>& root, std::string source, u64 flags) {
   auto mount = make_ref<Mount>(root, Dentry::make_root(root->root()));
   mount->source = std::move(source);
   mount->flags = flags;

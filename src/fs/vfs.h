@@ -25,7 +25,7 @@ struct WalkFlags {
 class Vfs {
  public:
   // `root` is mounted at "/".
-  static Result<std::unique_ptr<Vfs>> create(Ref<FileSystem> root, std::string source, u64 flags);
+  static Result<std::unique_ptr<Vfs>> create(const Ref<FileSystem>& root, std::string source, u64 flags);
   virtual ~Vfs();
 
   Path root() const;

@@ -128,7 +128,6 @@ class RingReactor final : public Reactor {
 
   HostFd eventfd_;
   WakeRead wake_read_{*this};
-  bool wake_read_armed_ = false;
   std::atomic<bool> wake_sent_{false};
   FailedMessage failed_message_{*this};
 

@@ -18,7 +18,6 @@
 namespace rf::kvm {
 
 using platform::Exit;
-using platform::kGuestAddressLimit;
 
 namespace {
 
@@ -28,7 +27,7 @@ constexpr u64 kUserFlags = 0x50dd5 | 0x200000;
 constexpr u64 kFixedFlags = 0x202;  // IF and the bit that is always set
 
 // XSAVE area.
-constexpr size_t kMxcsrAt = 24, kMxcsrMaskAt = 28, kHeaderAt = 512, kHeaderEnd = 576;
+constexpr size_t kMxcsrAt = 24, kMxcsrMaskAt = 28, kHeaderAt = 512;
 constexpr u16 kInitialFcw = 0x37f;
 constexpr u32 kInitialMxcsr = 0x1f80;
 

@@ -33,7 +33,7 @@ TEST(InterpretedTest, OthersStayUndefined) {
 }
 
 TEST(InterpretedTest, CutOffCodeIsNothing) {
-  for (std::vector<u8> code : {std::vector<u8>{}, {0xcd}, {0x0f}, {0x66, 0x0f}, {0xc5, 0xfc, 0x28}, {0x48}})
+  for (const std::vector<u8>& code : {std::vector<u8>{}, {0xcd}, {0x0f}, {0x66, 0x0f}, {0xc5, 0xfc, 0x28}, {0x48}})
     EXPECT_EQ(ask(code), std::nullopt);
 }
 

@@ -49,11 +49,11 @@ class UnixTest : public fs::FsTest {
     if (!s.empty() && s[0] == '\0') s[0] = '@';
     return s;
   }
-  int bind(const Socket& s, std::string name) { return error_of(s->bind(context(), address(name))); }
+  int bind(const Socket& s, const std::string& name) { return error_of(s->bind(context(), address(name))); }
   int listen(const Socket& s, int backlog = 8) { return error_of(s->listen(context(), backlog)); }
-  int connect(const Socket& s, std::string name) { return error_of(s->connect(context(), address(name))); }
+  int connect(const Socket& s, const std::string& name) { return error_of(s->connect(context(), address(name))); }
   Result<Socket> accept(const Socket& s) { return s->accept(context(), 0); }
-  Socket listener(int type, std::string name, int backlog = 8) {
+  Socket listener(int type, const std::string& name, int backlog = 8) {
     Socket s = make(type);
     EXPECT_EQ(bind(s, name), 0);
     EXPECT_EQ(listen(s, backlog), 0);

@@ -383,11 +383,11 @@ Result<void> UnixFile::connect_datagram(const fs::Context& ctx, const SocketAddr
     SpinGuard guard(other->lock);
     if (other->peer && other->peer != socket_) return err(EPERM);
   }
-  set_datagram_peer(std::move(other));
+  set_datagram_peer(other);
   return {};
 }
 
-void UnixFile::set_datagram_peer(Ref<UnixSocket> peer) {
+void UnixFile::set_datagram_peer(const Ref<UnixSocket>& peer) {
   UnixSocket& s = *socket_;
   Ref<UnixSocket> old = s.change_peer(peer);
   {

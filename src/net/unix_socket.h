@@ -195,7 +195,7 @@ class UnixFile final : public SocketFile {
   Result<void> connect_stream(const fs::Context& ctx, const SocketAddress& address);
   Result<bool> try_connect(const fs::Context& ctx, UnixSocket& listener, Message& request);
   Result<void> connect_datagram(const fs::Context& ctx, const SocketAddress& address);
-  void set_datagram_peer(Ref<UnixSocket> peer);
+  void set_datagram_peer(const Ref<UnixSocket>& peer);
 
   Result<std::unique_ptr<Message>> make_message(const fs::Context& ctx, SendMessage& message, size_t len,
                                                 UnixSocket& to, std::unique_ptr<Rights>& rights);

@@ -175,7 +175,7 @@ SysResult sys_epoll_ctl(Task& t, const SyscallArgs& a) {
   Ref<fs::File> target = TRY(t.file(a.fd(2)));
   if ((epoll->flags() & O_PATH) != 0 || (target->flags() & O_PATH) != 0) return err(EBADF);
   if (epoll == target) return err(EINVAL);
-  return fs::epoll_ctl(*epoll, a.i(1), a.fd(2), std::move(target), event);
+  return fs::epoll_ctl(*epoll, a.i(1), a.fd(2), target, event);
 }
 
 SysResult wait_for_events(Task& t, const SyscallArgs& a, Nanos deadline) {

@@ -88,6 +88,7 @@ TEST_F(FpTest, StateIsKeptAcrossPreemptionAndMigration) {
   run_fibers(options, [&] {
     auto as = make_space(program());
     constexpr u32 kThreads = 5;
+    const Nanos give_up = monotonic_now() + 20'000 * kMillisecond;
     Countdown done(kThreads);
     for (u32 t = 0; t < kThreads; ++t) {
       spawn("fp", [&, t] {
@@ -95,7 +96,7 @@ TEST_F(FpTest, StateIsKeptAcrossPreemptionAndMigration) {
         Registers r = numbered(t, 20'000);
         r.rsp -= t * 64;
         u32 worker = Worker::current()->index();
-        for (u32 round = 0; round < 4 * kStress; ++round) {
+        for (u32 round = 0; round < 4 * kStress || (moves == 0 && monotonic_now() < give_up); ++round) {
           Exit e = run(*c, *as, r);
           ASSERT_EQ(e.kind, Exit::Kind::kSyscall);
           yield();

@@ -68,7 +68,7 @@ io_uring_sqe* RingReactor::next_sqe() {
 
 void RingReactor::submit() {
   if (io_uring_sq_ready(&ring_) == 0) return;
-  stats_.enters++;
+  count(enters_);
   int r = io_uring_submit(&ring_);
   // EBUSY, EAGAIN: the entries stay queued, and the next poll() or wait() tries again.
   if (r < 0 && r != -EBUSY && r != -EAGAIN && r != -EINTR) RF_ERROR("io_uring_enter: {}", errno_name(-r));
@@ -85,7 +85,7 @@ bool RingReactor::reap() {
       // Completions that found the queue full wait in the kernel.
       if (!io_uring_cq_has_overflow(&ring_)) [[likely]]
         return any;
-      stats_.enters++;
+      count(enters_);
       if (io_uring_get_events(&ring_) < 0) return any;
       if (head == io_uring_smp_load_acquire(ring_.cq.ktail)) return any;
     }
@@ -130,7 +130,7 @@ void RingReactor::wait(Nanos deadline) {
     timeout = {left / kNanosPerSecond, left % kNanosPerSecond};
   }
   io_uring_cqe* cqe;
-  stats_.enters++;
+  count(enters_);
   int r = io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, deadline == kNever ? nullptr : &timeout, nullptr);
   if (r < 0 && r != -ETIME && r != -EINTR && r != -EBUSY && r != -EAGAIN)
     RF_ERROR("waiting in io_uring: {}", errno_name(-r));
@@ -160,7 +160,7 @@ void RingReactor::send_message_to(RingReactor& target) {
   io_uring_prep_msg_ring(sqe, target.ring_.ring_fd, 0, kWakeMessage, 0);
   sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
   io_uring_sqe_set_data(sqe, &target.failed_message_);
-  stats_.submissions++;
+  count(submissions_);
   submit();
 }
 

@@ -78,14 +78,17 @@ class RingReactor final : public Reactor {
     prep(sqe);
     io_uring_sqe_set_data(sqe, &request);
     in_flight_++;
-    stats_.submissions++;
+    count(submissions_);
   }
   void submit();
 
   // Sends a cancellation for a request that is in this ring. Any worker.
   void cancel(Cancellation& c);
 
-  RingStats stats() const { return stats_; }
+  // From any thread; may lag.
+  RingStats stats() const {
+    return {submissions_.load(std::memory_order_relaxed), enters_.load(std::memory_order_relaxed)};
+  }
 
  private:
   RingReactor() = default;
@@ -118,13 +121,14 @@ class RingReactor final : public Reactor {
   void send_message_to(RingReactor& target);
   void wake_by_eventfd();
   void woken();
+  static void count(std::atomic<u64>& n) { n.store(n.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
 
   io_uring ring_{};
   bool ring_made_ = false;
   Worker* worker_ = nullptr;
-  u64 in_flight_ = 0;  // requests, without the wake read
-  RingStats stats_;
-  bool skip_next_wait_ = false;  // a wake-up was reaped by poll()
+  u64 in_flight_ = 0;                            // requests, without the wake read
+  std::atomic<u64> submissions_{0}, enters_{0};  // written by the worker alone
+  bool skip_next_wait_ = false;                  // a wake-up was reaped by poll()
 
   HostFd eventfd_;
   WakeRead wake_read_{*this};

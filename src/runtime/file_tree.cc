@@ -12,7 +12,7 @@ namespace {
 
 class TreeBuilder {
  public:
-  TreeBuilder(fs::Vfs& vfs, mm::Frames& frames) : vfs_(vfs), frames_(frames) {}
+  explicit TreeBuilder(fs::Vfs& vfs) : vfs_(vfs) {}
 
   // Mounts `filesystem` at `where`; with an overlay a missing mount point is made (as a directory, or a file).
   Setup<void> mount(const std::string& where, Ref<fs::FileSystem> filesystem, const std::string& source, u64 flags,
@@ -48,7 +48,6 @@ class TreeBuilder {
   }
 
   fs::Vfs& vfs_;
-  mm::Frames& frames_;
   Ref<fs::Credentials> creds_ = make_ref<fs::Credentials>();
 };
 
@@ -69,7 +68,7 @@ Setup<std::unique_ptr<fs::Vfs>> make_file_tree(const RunOptions& options, task::
   Result<std::unique_ptr<fs::Vfs>> vfs =
       fs::Vfs::create(TRY(make_root(options, frames)), overlay ? "overlay" : options.root, overlay ? 0 : MS_RDONLY);
   if (!vfs) return setup_error("cannot make the file tree: " + errno_text(errno_value(vfs.error())));
-  TreeBuilder tree(**vfs, frames);
+  TreeBuilder tree(**vfs);
   constexpr u64 kPlain = MS_NOSUID | MS_NODEV | MS_NOEXEC;
   TRY(tree.mount("/proc", proc::make_procfs(kernel), "proc", kPlain));
   TRY(tree.mount("/sys", fs::make_sysfs(frames, kernel.options.cpus), "sysfs", kPlain | MS_RDONLY));

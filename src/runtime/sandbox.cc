@@ -334,7 +334,7 @@ int run_sandbox(const RunOptions& options) {
   }
   // Never destroyed: fibers of a stopped scheduler may still refer to it, and the process is about to end.
   auto* sandbox = new Sandbox(options);
-  Setup<int> status = sandbox->run();
+  Setup<int> status = sandbox->run();  // NOLINT(clang-analyzer-cplusplus.NewDeleteLeaks): see above
   if (!status) {
     complain(status.error().message);
     return kExitFailure;

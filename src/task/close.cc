@@ -8,7 +8,9 @@ Result<void> close_file(Task& task, Ref<fs::File> file) {
   if ((file->flags() & O_PATH) != 0) return {};
   // fcntl(2) locks belong to the descriptor table, and go with the first descriptor of the inode that is closed.
   fs::release_record_locks(file->inode(), task.files.get());
-  return file->flush(task.fs_context());
+  auto flushed = file->flush(task.fs_context());
+  file.reset();
+  return flushed;
 }
 
 void replace_files(Task& task, Ref<fs::FdTable> files) {

@@ -76,7 +76,7 @@ std::unique_ptr<PendingSignal> SignalQueue::dequeue(SignalSet mask) {
   const int sig = std::countr_zero(candidates) + 1;
   List<PendingSignal>& queue = queues_[sig - 1];
   std::unique_ptr<PendingSignal> pending(queue.pop_front());
-  if (queue.empty()) pending_ &= ~signal_bit(sig);
+  if (queue.empty()) pending_ &= ~(candidates & (~candidates + 1));  // the lowest bit, which is sig's
   count_--;
   return pending;
 }

@@ -19,6 +19,8 @@ import unittest
 RINGFENCE = os.path.abspath(sys.argv[1])
 PLATFORM = sys.argv[2]
 PATIENCE = 60  # seconds for a machine under load
+MARK = f"RINGFENCE_TEST={os.getpid()}".encode()
+os.environb[MARK.partition(b"=")[0]] = MARK.partition(b"=")[2]
 
 
 def ringfence(*arguments, before=None, **more):
@@ -59,18 +61,20 @@ def namespaces_work():
     return shutil.which("unshare") and in_namespace("mount -t tmpfs none /dev", "true").returncode == 0
 
 
-def host_traces():
-    """What a sandbox could leave behind: processes of the launcher's, files, mounts."""
+def traces():
+    """What a sandbox could leave behind on the host: processes, which inherit our mark; mounts; named memory."""
     with open("/proc/self/mounts", encoding="utf-8") as mounts:
         mounted = mounts.read()
     processes = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if os.readlink(f"/proc/{pid}/exe") == RINGFENCE:
-                processes.add(pid)
+            with open(f"/proc/{pid}/environ", "rb") as environment:
+                if MARK in environment.read().split(b"\0") and int(pid) != os.getpid():
+                    processes.add(pid)
         except OSError:
             pass
-    return mounted, processes
+    shared = {name for name in os.listdir("/dev/shm") if "ringfence" in name}
+    return mounted, processes, shared
 
 
 class Test(unittest.TestCase):
@@ -258,15 +262,13 @@ class Endings(Test):
 
     def setUp(self):
         super().setUp()
-        self.before = host_traces()
+        self.before = traces()
 
     def tearDown(self):
         deadline = time.monotonic() + 10
-        while (after := host_traces()) != self.before and time.monotonic() < deadline:
+        while (after := traces()) != self.before and time.monotonic() < deadline:
             time.sleep(0.05)
-        mounts, processes = self.before
-        self.assertEqual(after[0], mounts)
-        self.assertLessEqual(after[1], processes)
+        self.assertEqual(after, self.before)
 
     def start(self, *arguments):
         child = subprocess.Popen([RINGFENCE, "run", "--platform", PLATFORM, *arguments], stdin=subprocess.DEVNULL,

@@ -30,7 +30,7 @@ SysResult open_at(Task& t, int dirfd, mm::UserAddr path_addr, int flags, u32 mod
 // open(2) and openat(2) ignore flags they do not know, and mode without O_CREAT or O_TMPFILE.
 constexpr int kOpenFlags = O_ACCMODE | O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | O_APPEND | O_NONBLOCK | O_SYNC |
                            O_DSYNC | FASYNC | O_DIRECT | O_LARGEFILE | O_DIRECTORY | O_NOFOLLOW | O_NOATIME |
-                           O_CLOEXEC | O_PATH | O_TMPFILE;
+                           O_CLOEXEC | O_PATH | O_TMPFILE;  // NOLINT(misc-redundant-expression): O_LARGEFILE is 0
 
 SysResult sys_open(Task& t, const SyscallArgs& a) {
   return open_at(t, AT_FDCWD, a.addr(0), a.i(1) & kOpenFlags, a.u32_(2), 0);

@@ -160,6 +160,14 @@ void PageStore::punch(u64 offset, u64 len) {
   impl_->drop(removed);
 }
 
+// Who fills the disk is to get ENOSPC for it before others run out of memory and are killed: files leave a part of the
+// limit to programs.
+static Result<PhysRun> allocate_for_file(Frames& frames, u64 bytes, Fill fill) {
+  const u64 limit = frames.limit() - frames.limit() / 16, used = frames.used();
+  if (used >= limit) return err(ENOMEM);
+  return frames.allocate(std::max(std::min(bytes, limit - used) >> kPageShift, u64{1}), fill);
+}
+
 Result<void> PageStore::allocate(u64 offset, u64 len) {
   u64 end = page_up(offset + len);
   for (u64 at = page_down(offset); at < end;) {
@@ -173,7 +181,7 @@ Result<void> PageStore::allocate(u64 offset, u64 len) {
       }
       hole = impl_->hole_end(at, end) - at;
     }
-    auto run = impl_->frames.allocate(hole >> kPageShift, Fill::kZero);
+    auto run = allocate_for_file(impl_->frames, hole, Fill::kZero);
     if (!run) return err(ENOSPC);
     // Beyond the end of the file too: FALLOC_FL_KEEP_SIZE.
     impl_->add_if_hole(at, *run, 0, true);
@@ -241,7 +249,7 @@ Result<size_t> PageStore::write(u64 offset, std::span<const std::byte> in) {
       hole = impl_->hole_end(page_down(at), page_up(end)) - page_down(at);
     }
     // Filled before it can be seen, so it need not be cleared first.
-    auto run = frames.allocate(hole >> kPageShift, Fill::kUninitialised);
+    auto run = allocate_for_file(frames, hole, Fill::kUninitialised);
     if (!run) break;
     u64 base = page_down(at), stop = std::min(end, base + run->len);
     std::byte* p = frames.host_ptr(run->phys);

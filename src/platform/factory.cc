@@ -1,11 +1,11 @@
 #include "kvm/factory.h"
 #include "platform/platform.h"
+#include "trap/factory.h"
 
 namespace rf::platform {
 
 Setup<std::unique_ptr<Platform>> create(const Options& options, GuestMemory& memory) {
-  if (options.kind == Kind::kTrap)
-    return setup_error("the trap platform is not part of this build; use --platform=kvm");
+  if (options.kind == Kind::kTrap) return trap::create_platform(options, memory);
   return kvm::create_platform(options, memory);
 }
 

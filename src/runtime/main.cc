@@ -70,7 +70,7 @@ void add_run(CLI::App& app, RunOptions& o) {
       ->check(CLI::Range(1, 64));
   add_parsed(run, "--timeout", o.timeout, parse_duration, "Kill the sandbox after this long")->type_name("DURATION");
   add_parsed(run, "--platform", o.platform, parse_platform, "How guest code runs")
-      ->type_name("auto|kvm")
+      ->type_name("auto|kvm|trap")
       ->default_str("auto");
   run.add_option_function<std::string>(
          "--strace",

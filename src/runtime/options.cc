@@ -29,7 +29,8 @@ Setup<Overlay> parse_overlay(std::string_view text) {
 Setup<platform::Kind> parse_platform(std::string_view text) {
   if (text == "auto") return platform::Kind::kAuto;
   if (text == "kvm") return platform::Kind::kKvm;
-  return setup_error(fmt::format("'{}' is no platform: give auto or kvm", text));
+  if (text == "trap") return platform::Kind::kTrap;
+  return setup_error(fmt::format("'{}' is no platform: give auto, kvm or trap", text));
 }
 
 Setup<u64> parse_size(std::string_view text) {

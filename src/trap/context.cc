@@ -1,0 +1,320 @@
+#include "trap/context.h"
+
+#include <linux/audit.h>
+#include <linux/futex.h>
+#include <signal.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/check.h"
+#include "hostio/calls.h"
+#include "platform/xstate.h"
+#include "trap/platform.h"
+#include "trap/stub_code.h"
+
+namespace rf::trap {
+
+using platform::Access;
+using platform::Exit;
+namespace xstate = platform::xstate;
+
+namespace {
+
+constexpr u64 kNoFault = ~u64{0};
+
+// What ring 3 may set, as Linux's sigreturn has it (FIX_EFLAGS), and ID: AC OF DF TF SF ZF AF PF CF RF.
+constexpr u64 kUserFlags = 0x50dd5 | 0x200000;
+constexpr u64 kFixedFlags = 0x202;  // IF and the bit that is always set
+
+constexpr u8 kGeneralProtection = 13, kPageFault = 14;
+// Page-fault error code bits.
+constexpr u64 kFaultPresent = 1, kFaultWrite = 2, kFaultFetch = 16;
+
+// A thread that has not answered a kick for this long is called again; one that has not after kGiveUp will never.
+constexpr Nanos kKickAgain = 50'000'000, kGiveUp = 5 * kNanosPerSecond;
+
+bool canonical(u64 va) { return static_cast<u64>(static_cast<s64>(va << 16) >> 16) == va; }
+
+Exit exception(int signo, int code, u64 address, u64 vector, u64 error) {
+  Exit e;
+  e.kind = Exit::Kind::kException;
+  e.signo = signo;
+  e.code = code;
+  e.address = address;
+  e.vector = static_cast<u8>(vector);
+  e.error = error;
+  return e;
+}
+
+}  // namespace
+
+Context::Context(Platform& platform)
+    : platform_(platform), fault_(kNoFault), fp_(new std::byte[platform.capabilities().fp_size]) {
+  reset_fp();
+}
+
+Context::~Context() { unbind(); }
+
+Area& Context::area() const { return process_->control().area(thread_->index); }
+
+// Sees to it that there is a stub thread in the process of `space`. False: the host has no more.
+bool Context::bind(AddressSpace& space) {
+  if (thread_ && process_ == space.process()) [[likely]]
+    return true;
+  sync_fp();
+  unbind();
+  auto thread = space.process()->take_thread();
+  if (!thread) return false;
+  process_ = space.process();
+  thread_ = *thread;
+  return true;
+}
+
+void Context::unbind() {
+  if (!thread_) return;
+  process_->give_back_thread(thread_);
+  thread_ = nullptr;
+  process_.reset();
+  fp_where_ = Fp::kHere;
+}
+
+Exit Context::run(platform::AddressSpace& as, Registers& regs) {
+  auto& space = static_cast<AddressSpace&>(as);
+  // IRET to such an address faults in the kernel on Linux.
+  if (!canonical(regs.rip)) return exception(SIGSEGV, SI_KERNEL, 0, kGeneralProtection, 0);
+  if (take_interrupt()) return Exit{};
+  regs.eflags = (regs.eflags & kUserFlags) | kFixedFlags;
+  if (!canonical(regs.fs_base)) regs.fs_base = 0;
+  if (!canonical(regs.gs_base)) regs.gs_base = 0;
+  if (!bind(space)) return exception(SIGKILL, SI_KERNEL, 0, 0, 0);
+  if (fault_ != kNoFault) {
+    space.install(fault_, fault_access_);
+    fault_ = kNoFault;
+  }
+
+  Worker* worker = Worker::current();
+  Seat& seat = platform_.seat(worker->index());
+  seat.arm();
+  if (!worker->enter_guest(seat)) return Exit{};
+  running_on_.store(worker, std::memory_order_seq_cst);
+  Exit exit;
+  // Who set it before it could see running_on_ did not kick.
+  if (!interrupted_.load(std::memory_order_seq_cst)) {
+    for (;;) {
+      put(regs);
+      exit = stopped(await(seat), space, regs);
+      if (exit.kind != Exit::Kind::kPageFault || seat.kicked()) break;
+      // A page that mm has mapped and the process has not seen yet.
+      const auto installed = space.install(exit.address, exit.access);
+      if (installed == AddressSpace::Install::kNothing) break;
+      if (installed == AddressSpace::Install::kRefused) {
+        exit = exception(SIGBUS, BUS_ADRERR, exit.address, kPageFault, exit.error);
+        break;
+      }
+      platform_.counters.installs.fetch_add(1, std::memory_order_relaxed);
+    }
+  }
+  running_on_.store(nullptr, std::memory_order_seq_cst);
+  worker->leave_guest();
+  if (exit.kind == Exit::Kind::kInterrupted) interrupted_.store(false, std::memory_order_relaxed);
+  if (exit.kind == Exit::Kind::kPageFault) {
+    fault_ = exit.address;
+    fault_access_ = exit.access;
+  }
+  return exit;
+}
+
+void Context::interrupt() {
+  interrupted_.store(true, std::memory_order_seq_cst);
+  if (Worker* w = running_on_.load(std::memory_order_seq_cst)) w->kick();
+}
+
+// Hands the guest's state to the stub thread and lets it go on.
+void Context::put(const Registers& regs) {
+  Area& a = area();
+  std::memcpy(a.regs, &regs, sizeof regs);
+  u32 action = 0;
+  // A guest that has a GS base of its own gets it, else the thread's points to its Area.
+  const u64 gs_base = regs.gs_base ? regs.gs_base : a.self;
+  if (regs.fs_base != thread_->fs_base || gs_base != thread_->gs_base) {
+    a.fs_base = thread_->fs_base = regs.fs_base;
+    a.gs_base = thread_->gs_base = gs_base;
+    action = kSetBases;
+  }
+  const u64 va = Control::area_address(thread_->index);
+  switch (fp_where_) {
+    case Fp::kLive:
+      a.fp_load = 0;
+      break;
+    case Fp::kImage:
+      a.fp_load = va + fp_image_;
+      break;
+    case Fp::kHere:
+      std::memcpy(reinterpret_cast<std::byte*>(&a) + kFpOffset, fp_.get(), platform_.capabilities().fp_size);
+      a.fp_load = va + kFpOffset;
+      fp_where_ = Fp::kImage;
+      fp_image_ = kFpOffset;
+      break;
+  }
+  resume(action);
+}
+
+void Context::resume(u32 action) {
+  Area& a = area();
+  a.action = action;
+  a.spin_cycles = platform_.spin_cycles();
+  std::atomic_ref(a.state).store(kRunning, std::memory_order_relaxed);
+  u32& word = process_->control().wake_word(thread_->index);
+  std::atomic_ref(word).store(++thread_->wakes, std::memory_order_seq_cst);
+  if (std::atomic_ref(a.sleeping).load(std::memory_order_seq_cst) != 0)
+    (void)hostio::host_call(SYS_futex, &word, FUTEX_WAKE, 1);
+}
+
+// Waits until the stub thread stops; stops it if the worker is kicked.
+u32 Context::await(Seat& seat) {
+  u32& state = area().state;
+  if (process_->dead()) return kDead;
+  u32 s = seat.wait(state, kNever);
+  if (s != kRunning) [[likely]]
+    return s;
+  const Nanos give_up = monotonic_now() + kGiveUp;
+  while (s == kRunning) {
+    process_->kick(*thread_);
+    seat.arm();
+    s = seat.wait(state, monotonic_now() + kKickAgain);
+    if (s == kRunning && monotonic_now() > give_up) process_->kill();
+    if (process_->dead()) return kDead;
+  }
+  return s;
+}
+
+// What of a trap's registers the guest can have changed.
+void Context::take_registers(Registers& regs) {
+  Registers r;
+  std::memcpy(&r, area().regs, sizeof r);
+  r.orig_rax = regs.orig_rax, r.cs = regs.cs, r.ss = regs.ss, r.ds = regs.ds, r.es = regs.es, r.fs = regs.fs;
+  r.gs = regs.gs, r.fs_base = regs.fs_base, r.gs_base = regs.gs_base;
+  regs = r;
+}
+
+// The vector state is where the stub thread says it is, if that is in its Area.
+void Context::take_fp_image() {
+  const u64 offset = area().fp_image - Control::area_address(thread_->index);
+  fp_where_ = Fp::kImage;
+  fp_image_ = kFpOffset;
+  if (offset % 64 == 0 && offset >= kFpOffset && offset <= kAreaSize - platform_.capabilities().fp_size)
+    fp_image_ = offset;
+}
+
+Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
+  auto count = [](std::atomic<u64>& c) { c.fetch_add(1, std::memory_order_relaxed); };
+  auto& counters = platform_.counters;
+  switch (state) {
+    case kCalled:
+      count(counters.syscalls);
+      take_registers(regs);
+      fp_where_ = Fp::kLive;
+      return Exit{.kind = Exit::Kind::kSyscall};
+    case kTrapped: {
+      take_registers(regs);
+      take_fp_image();
+      const Exit e = trapped(regs);
+      count(e.kind == Exit::Kind::kSyscall       ? counters.syscalls
+            : e.kind == Exit::Kind::kPageFault   ? counters.page_faults
+            : e.kind == Exit::Kind::kInterrupted ? counters.interrupts
+                                                 : counters.exceptions);
+      return e;
+    }
+    case kNotStarted:
+      count(counters.interrupts);
+      if (area().fp_image == 0)
+        fp_where_ = Fp::kLive;
+      else
+        take_fp_image();
+      return Exit{};
+    // kDead, and what only a guest that wrote to its Area could say: the process is of no more use.
+    default:
+      fp_where_ = Fp::kHere;
+      space.process()->kill();
+      return exception(SIGKILL, SI_KERNEL, 0, 0, 0);
+  }
+}
+
+// A signal stopped the thread.
+Exit Context::trapped(Registers& regs) {
+  const Area& a = area();
+  const auto signo = static_cast<int>(a.signo);
+  const s32 code = a.code;
+  const u64 address = a.address, vector = a.vector, error = a.error, cr2 = a.cr2;
+  if (signo == kKickSignal) return Exit{};
+  if (signo == SIGSYS) {
+    if (address == AUDIT_ARCH_X86_64) return Exit{.kind = Exit::Kind::kSyscall};
+    // INT 0x80, which there is none of: as on a Linux without 32-bit calls.
+    regs.rip -= 2;
+    return exception(SIGSEGV, SI_KERNEL, 0, kGeneralProtection, 0x80 * 8 + 2);
+  }
+  if (vector == kPageFault) {
+    if (signo == SIGBUS) return exception(SIGBUS, BUS_ADRERR, cr2, vector, error);
+    Exit e;
+    e.kind = Exit::Kind::kPageFault;
+    e.vector = kPageFault;
+    e.error = error;
+    e.address = cr2;
+    e.access = error & kFaultFetch ? Access::kExec : error & kFaultWrite ? Access::kWrite : Access::kRead;
+    // What is mapped above the limit is no mapping of the guest's.
+    e.present = (error & kFaultPresent) && cr2 < platform::kGuestAddressLimit;
+    return e;
+  }
+  return exception(signo, code, code == SI_KERNEL ? 0 : address, vector, error);
+}
+
+// --- Vector state ---------------------------------------------------------------------------------
+
+// Makes fp_ valid.
+void Context::sync_fp() {
+  const size_t size = platform_.capabilities().fp_size;
+  if (fp_where_ == Fp::kHere) return;
+  u64 image = fp_image_;
+  if (fp_where_ == Fp::kLive) {
+    image = kFpOffset;
+    resume(kSaveFp);
+    Seat quiet;  // kicks are for who runs guest code
+    u32 s = kRunning;
+    while (s == kRunning && !process_->dead()) s = quiet.wait(area().state, monotonic_now() + kKickAgain);
+    if (s != kFpSaved) {
+      xstate::reset({fp_.get(), size});
+      return;
+    }
+  }
+  std::memcpy(fp_.get(), reinterpret_cast<const std::byte*>(&area()) + image, size);
+  xstate::keep_features({fp_.get(), size}, platform_.capabilities().xcr0);
+}
+
+void Context::save_fp(std::span<std::byte> out) {
+  sync_fp();
+  std::memcpy(out.data(), fp_.get(), std::min(out.size(), platform_.capabilities().fp_size));
+}
+
+Result<void> Context::load_fp(std::span<const std::byte> in) {
+  const auto& caps = platform_.capabilities();
+  if (in.size() != caps.fp_size || !xstate::valid(in, caps.xcr0)) return err(EINVAL);
+  std::memcpy(fp_.get(), in.data(), in.size());
+  fp_where_ = Fp::kHere;
+  return {};
+}
+
+void Context::reset_fp() {
+  xstate::reset({fp_.get(), platform_.capabilities().fp_size});
+  fp_where_ = Fp::kHere;
+}
+
+void Context::copy_fp_from(platform::Context& other) {
+  auto& o = static_cast<Context&>(other);
+  o.sync_fp();
+  std::memcpy(fp_.get(), o.fp_.get(), platform_.capabilities().fp_size);
+  fp_where_ = Fp::kHere;
+}
+
+}  // namespace rf::trap

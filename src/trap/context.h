@@ -1,0 +1,63 @@
+// What runs one guest thread: a stub thread of the process of the address space that it runs in, and its vector state.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "core/scheduler.h"
+#include "trap/address_space.h"
+
+namespace rf::trap {
+
+class Platform;
+class Seat;
+
+using platform::Registers;
+
+class Context final : public platform::Context {
+ public:
+  explicit Context(Platform& platform);
+  ~Context() override;
+
+  platform::Exit run(platform::AddressSpace& as, Registers& regs) override;
+  void interrupt() override;
+  void save_fp(std::span<std::byte> out) override;
+  Result<void> load_fp(std::span<const std::byte> in) override;
+  void reset_fp() override;
+  void copy_fp_from(platform::Context& other) override;
+
+ private:
+  // Where the vector state is.
+  enum class Fp : u8 {
+    kHere,   // in fp_
+    kLive,   // in the stub thread's registers; perhaps in fp_ too
+    kImage,  // in the stub thread's Area, at fp_image_
+  };
+
+  bool take_interrupt() { return interrupted_.exchange(false, std::memory_order_acq_rel); }
+  Area& area() const;
+  bool bind(AddressSpace& space);
+  void unbind();
+  void put(const Registers& regs);
+  void resume(u32 action);
+  u32 await(Seat& seat);
+  platform::Exit stopped(u32 state, AddressSpace& space, Registers& regs);
+  platform::Exit trapped(Registers& regs);
+  void take_registers(Registers& regs);
+  void take_fp_image();
+  void sync_fp();
+
+  Platform& platform_;
+  std::atomic<bool> interrupted_{false};
+  std::atomic<Worker*> running_on_{nullptr};
+  std::shared_ptr<Process> process_;  // of thread_
+  Thread* thread_ = nullptr;
+  u64 fault_ = 0;  // the last page fault, to be mapped before guest code goes on: its address, or kNoFault
+  platform::Access fault_access_ = platform::Access::kNone;
+  Fp fp_where_ = Fp::kHere;
+  u64 fp_image_ = 0;  // an offset in the Area
+  std::unique_ptr<std::byte[]> fp_;
+};
+
+}  // namespace rf::trap

@@ -1,0 +1,36 @@
+#include "trap/platform.h"
+
+#include "platform/xstate.h"
+#include "trap/address_space.h"
+#include "trap/context.h"
+
+namespace rf::trap {
+
+Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& options, platform::GuestMemory& memory) {
+  std::unique_ptr<Platform> p(new Platform(memory, options.vcpus));
+  auto& c = p->capabilities_;
+  c.name = "trap";
+  c.description = "processes whose system calls are trapped by seccomp";
+  c.xcr0 = platform::xstate::host_features();
+  c.fp_size = platform::xstate::size_of(c.xcr0);
+  p->family_ = TRY(Family::create(options.vcpus));
+  return p;
+}
+
+Result<std::unique_ptr<platform::AddressSpace>> Platform::create_address_space() {
+  return std::make_unique<AddressSpace>(memory_, TRY(family_->create_process()));
+}
+
+Result<std::unique_ptr<platform::Context>> Platform::create_context() { return std::make_unique<Context>(*this); }
+
+platform::PlatformStats Platform::stats() const {
+  platform::PlatformStats s;
+  s.syscalls = counters.syscalls;
+  s.page_faults = counters.page_faults;
+  s.exceptions = counters.exceptions;
+  s.interrupts = counters.interrupts;
+  s.details = {{"faults on pages that only the stub process lacked", counters.installs}};
+  return s;
+}
+
+}  // namespace rf::trap

@@ -1,0 +1,39 @@
+// Platform "trap": guest code in stub processes, whose system calls, faults and exceptions become signals there.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "platform/platform.h"
+#include "trap/seat.h"
+#include "trap/stub_process.h"
+
+namespace rf::trap {
+
+class Platform final : public platform::Platform {
+ public:
+  static Setup<std::unique_ptr<Platform>> create(const platform::Options& options, platform::GuestMemory& memory);
+
+  const platform::Capabilities& capabilities() const override { return capabilities_; }
+  Result<std::unique_ptr<platform::AddressSpace>> create_address_space() override;
+  Result<std::unique_ptr<platform::Context>> create_context() override;
+  platform::PlatformStats stats() const override;
+
+  Seat& seat(u32 worker) { return seats_[worker]; }
+  u64 spin_cycles() const { return spin_cycles_; }
+
+  struct Counters {
+    std::atomic<u64> syscalls{0}, page_faults{0}, exceptions{0}, interrupts{0}, installs{0};
+  } counters;
+
+ private:
+  explicit Platform(platform::GuestMemory& memory, u32 workers) : memory_(memory), seats_(workers) {}
+  platform::GuestMemory& memory_;
+  platform::Capabilities capabilities_;
+  std::unique_ptr<Family> family_;
+  std::vector<Seat> seats_;
+  u64 spin_cycles_ = 150'000;
+};
+
+}  // namespace rf::trap

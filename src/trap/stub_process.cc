@@ -1,0 +1,311 @@
+#include "trap/stub_process.h"
+
+#include <fmt/format.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "core/check.h"
+#include "core/fault.h"
+#include "core/log.h"
+#include "core/scheduler.h"
+#include "hostio/calls.h"
+#include "trap/filters.h"
+#include "trap/stub_code.h"
+#include "trap/zygote.h"
+
+namespace rf::trap {
+namespace {
+
+// What the end of a process adds to an eventfd whose reader waits for that process.
+constexpr u64 kGone = u64{1} << 48;
+
+constexpr u64 kThreadFlags =
+    CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_PARENT_SETTID;
+// The sentry stays the parent, and a descriptor of the sentry is one of the process.
+constexpr u64 kProcessFlags = CLONE_FILES | CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD;
+
+u64 word(int v) { return static_cast<u64>(static_cast<s64>(v)); }
+
+Command map_control(int fd, u64 va, u64 len, u64 offset, int prot) {
+  return {SYS_mmap, {va, len, word(prot), MAP_SHARED | MAP_FIXED, word(fd), offset}};
+}
+
+[[noreturn]] void die(const std::string& what) {
+  const std::string text = "ringfence: internal error: " + what + "\n";
+  (void)!::write(STDERR_FILENO, text.data(), text.size());
+  run_crash_reports(STDERR_FILENO);
+  ::_exit(kInternalErrorStatus);
+}
+
+}  // namespace
+
+// --- Process --------------------------------------------------------------------------------------
+
+Process::~Process() {
+  kill();
+  family_.forget(*this);
+}
+
+Control& Process::control() const { return *family_.control_; }
+
+Result<void> Process::execute(std::span<const Command> commands) {
+  SpinGuard guard(lock_);
+  return execute_locked(commands);
+}
+
+Result<void> Process::execute_locked(std::span<const Command> commands, std::span<const Command> child_commands) {
+  Result<void> result;
+  while (!commands.empty()) {
+    const size_t n = std::min<size_t>(commands.size(), kMaxCommands);
+    if (auto r = round(commands.first(n), child_commands); !r) result = r;
+    if (result == Result<void>(err(ESRCH))) break;
+    commands = commands.subspan(n);
+  }
+  return result;
+}
+
+Result<void> Process::round(std::span<const Command> commands, std::span<const Command> child_commands) {
+  CommandPage& page = control().command_page(number_);
+  std::ranges::copy(commands, page.commands);
+  std::ranges::copy(child_commands, page.child_commands);
+  page.count = static_cast<u32>(commands.size());
+  page.child_count = static_cast<u32>(child_commands.size());
+  const int fd = family_.done_fd();
+  page.done_fd = fd;
+  waiting_fd_.store(fd, std::memory_order_seq_cst);
+  u64 value = 0;
+  if (dead_.load(std::memory_order_seq_cst)) {
+    if (waiting_fd_.exchange(-1) != -1) return err(ESRCH);
+  } else {
+    std::atomic_ref(page.generation).fetch_add(1, std::memory_order_seq_cst);
+    (void)hostio::host_call(SYS_futex, &page.generation, FUTEX_WAKE, 1);
+  }
+  auto wait = [&] {
+    u64 more = 0;
+    while (!hostio::host_call(SYS_read, fd, &more, sizeof more)) continue;  // EINTR: a kick, which the caller looks at
+    value |= more;
+  };
+  if (value == 0) wait();
+  // If the process's end took the descriptor, its word on it is there or on its way.
+  if (waiting_fd_.exchange(-1) == -1)
+    while (!(value & kGone)) wait();
+  if (value & kGone) return err(ESRCH);
+  if (value & kFailed) return err(ENOMEM);
+  return {};
+}
+
+Result<Thread*> Process::take_thread() {
+  SpinGuard guard(lock_);
+  if (!idle_.empty()) {
+    Thread* t = idle_.back();
+    idle_.pop_back();
+    return t;
+  }
+  const u32 n = TRY(control().take_thread());
+  const u64 va = Control::area_address(n);
+  Area& area = control().area(n);
+  area.self = va;
+  area.stack_top = va + kAreaSize;
+  area.wake_base = kWake;
+  area.wake_word = kWake + u64{n} * sizeof(u32);
+  area.last_wake = std::atomic_ref(control().wake_word(n)).load();
+  area.alt_stack[0] = va + kStackOffset;
+  area.alt_stack[2] = kAreaSize - kStackOffset;
+  area.signal_mask = ~u64{0};
+  for (int sig : {SIGSYS, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, kKickSignal})
+    area.signal_mask &= ~(u64{1} << (sig - 1));
+  auto thread = std::make_unique<Thread>();
+  thread->index = n;
+  thread->wakes = area.last_wake;
+  thread->gs_base = va;
+  const Command commands[] = {
+      map_control(control().fd(), va, kAreaSize, Control::offset_of(va), PROT_READ | PROT_WRITE),
+      {SYS_clone, {kThreadFlags, area.stack_top, va + offsetof(Area, tid), 0, 0, 0}},
+  };
+  Thread* t = thread.get();
+  threads_.push_back(std::move(thread));
+  if (auto r = execute_locked(commands); !r) {
+    // The area may be mapped: it stays the process's until that ends.
+    return err(EAGAIN);
+  }
+  return t;
+}
+
+void Process::give_back_thread(Thread* thread) {
+  SpinGuard guard(lock_);
+  idle_.push_back(thread);
+}
+
+void Process::kick(const Thread& thread) {
+  const u32 tid = std::atomic_ref(control().area(thread.index).tid).load(std::memory_order_relaxed);
+  const Command command{SYS_tgkill, {word(pid_), tid, word(kKickSignal), 0, 0, 0}};
+  (void)execute({&command, 1});
+}
+
+void Process::kill() {
+  SpinGuard guard(lock_);
+  if (dead() || ending_.exchange(true)) return;
+  CommandPage& page = control().command_page(number_);
+  page.commands[0] = {SYS_exit_group, {}};
+  page.count = 1;
+  page.done_fd = -1;
+  std::atomic_ref(page.generation).fetch_add(1, std::memory_order_seq_cst);
+  (void)hostio::host_call(SYS_futex, &page.generation, FUTEX_WAKE, 1);
+}
+
+// The host process has ended. On the reaper's thread.
+void Process::died() {
+  dead_.store(true, std::memory_order_seq_cst);
+  if (int fd = waiting_fd_.exchange(-1); fd >= 0) (void)hostio::host_call(SYS_write, fd, &kGone, sizeof kGone);
+  SpinGuard guard(lock_);
+  for (auto& t : threads_) {
+    u32& state = control().area(t->index).state;
+    std::atomic_ref(state).store(kDead, std::memory_order_seq_cst);
+    (void)hostio::host_call(SYS_futex, &state, FUTEX_WAKE, 1);
+  }
+}
+
+// --- Family ---------------------------------------------------------------------------------------
+
+Setup<std::unique_ptr<Family>> Family::create(u32 workers) {
+  std::unique_ptr<Family> f(new Family);
+  ::signal(SIGCHLD, SIG_DFL);  // ignored, it would take the processes' ends away from the reaper
+  f->control_ = TRY(Control::create());
+  for (u32 i = 0; i <= workers; ++i) {
+    f->done_fds_.emplace_back(::eventfd(0, EFD_CLOEXEC));
+    if (!f->done_fds_.back().valid()) return setup_error("cannot make an eventfd: " + errno_text(errno));
+  }
+  const size_t size = static_cast<size_t>(__stop_trap_stub - __start_trap_stub);
+  RF_CHECK(size <= kTextSize, "the stub's code has outgrown its pages");
+  std::memcpy(f->control_->text(), __start_trap_stub, size);
+  TRY(f->start_zygote());
+  TRY(f->start_reaper());
+  return f;
+}
+
+Setup<void> Family::start_zygote() {
+  ConstPage& constants = control_->constants();
+  constants.parent = static_cast<u32>(::getpid());
+  constants.done = kDone;
+  constants.failed = kFailed;
+  const FilterProgram guest = guest_filter();
+  constexpr u64 kFilterAt = 256;
+  RF_CHECK(kFilterAt + guest.size() * sizeof guest[0] <= kPageSize, "the filter has outgrown its page");
+  std::memcpy(reinterpret_cast<std::byte*>(&constants) + kFilterAt, guest.data(), guest.size() * sizeof guest[0]);
+  constants.program = {guest.size(), kConst + kFilterAt};
+  const FilterProgram manager = TRY(manager_filter());
+  const u32 number = *control_->take_stub(), thread = *control_->take_thread();
+  const pid_t pid = TRY(spawn_zygote(*control_, number, thread, manager));
+  zygote_.reset(new Process(*this, number, pid));
+  alive_.emplace(pid, Record{zygote_.get(), number, {}});
+  return {};
+}
+
+Setup<void> Family::start_reaper() {
+  // Signals are for the other threads.
+  sigset_t all, before;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  pthread_t thread;
+  pthread_attr_t attributes;
+  ::pthread_attr_init(&attributes);
+  ::pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  ::pthread_attr_setstacksize(&attributes, 256 << 10);
+  const int rc = ::pthread_create(
+      &thread, &attributes,
+      [](void* family) -> void* {
+        static_cast<Family*>(family)->reap();
+        return nullptr;
+      },
+      this);
+  ::pthread_attr_destroy(&attributes);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (rc != 0) return setup_error("cannot start the thread that waits for guest processes: " + errno_text(rc));
+  return {};
+}
+
+void Family::reap() {
+  for (;;) {
+    siginfo_t info{};
+    if (::waitid(P_ALL, 0, &info, WEXITED) != 0) {
+      if (errno == EINTR) continue;
+      return;
+    }
+    ended(info.si_pid, info.si_code, info.si_status);
+  }
+}
+
+void Family::ended(pid_t pid, int code, int status) {
+  SpinGuard guard(lock_);
+  auto it = alive_.find(pid);
+  if (it == alive_.end()) return;  // a child that the launcher's predecessor left to it
+  Record& r = it->second;
+  if (r.process) {
+    if (pid == zygote_->pid_ || (code != CLD_EXITED && status == SIGKILL))
+      die(fmt::format("a process that runs guest code ({}) was ended from outside: {} {}", pid,
+                      code == CLD_EXITED ? "status" : "signal", status));
+    if (!r.process->ending_)
+      RF_WARN("stub process {} ended itself: {} {}", pid, code == CLD_EXITED ? "status" : "signal", status);
+    r.process->died();
+    return;
+  }
+  control_->give_back_threads(r.threads);
+  control_->give_back_stub(r.number);
+  alive_.erase(it);
+}
+
+// The sentry lets go of `p`. What was its own can be used again as soon as the host process is gone.
+void Family::forget(Process& p) {
+  SpinGuard guard(lock_);
+  auto it = alive_.find(p.pid_);
+  if (it == alive_.end()) return;
+  std::vector<u32> threads;
+  for (auto& t : p.threads_) threads.push_back(t->index);
+  if (p.dead()) {
+    control_->give_back_threads(threads);
+    control_->give_back_stub(p.number_);
+    alive_.erase(it);
+    return;
+  }
+  it->second.threads = std::move(threads);
+  it->second.process = nullptr;
+}
+
+Family::~Family() = default;
+
+int Family::done_fd() const {
+  const Worker* w = Worker::current();
+  return done_fds_[w ? w->index() : done_fds_.size() - 1].get();
+}
+
+Result<std::shared_ptr<Process>> Family::create_process() {
+  SpinGuard guard(lock_);
+  const u32 number = TRY(control_->take_stub());
+  Process& zygote = *zygote_;
+  const Area& result = control_->area(0);
+  const Command clone{SYS_clone, {kProcessFlags, 0, Control::area_address(0) + offsetof(Area, tid), 0, 0, 0}};
+  const Command setup[] = {
+      {SYS_munmap, {Control::area_address(0), kAreaSize, 0, 0, 0, 0}},
+      map_control(control_->fd(), kCommand, kPageSize, Control::command_offset(number), PROT_READ),
+  };
+  SpinGuard zygote_guard(zygote.lock_);
+  if (auto r = zygote.execute_locked({&clone, 1}, setup); !r) {
+    control_->give_back_stub(number);
+    return err(EAGAIN);
+  }
+  const auto pid = static_cast<pid_t>(result.tid);
+  std::shared_ptr<Process> p(new Process(*this, number, pid));
+  alive_.emplace(pid, Record{p.get(), number, {}});
+  return p;
+}
+
+}  // namespace rf::trap

@@ -1,0 +1,105 @@
+// Stub processes and their threads, as the sentry handles them.
+//
+// A stub process is the host's side of one guest address space. Its first thread, the manager, makes the host calls
+// that the sentry asks for; further threads run guest code. The first stub process of all, the zygote, runs none: the
+// others are its clones, so that what a new one must take over of its parent is next to nothing.
+//
+// Locks: Process::lock_ > Control's. None is held while suspending.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <memory>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "core/result.h"
+#include "core/spinlock.h"
+#include "trap/control.h"
+
+namespace rf::trap {
+
+class Family;
+
+// A stub thread; the sentry's vCPU for one guest thread.
+struct Thread {
+  u32 index;     // in Control
+  u32 wakes = 0; // what its wake word says
+  u64 fs_base = 0, gs_base = 0;  // what the thread has
+};
+
+class Process {
+ public:
+  ~Process();  // ends the host process
+  Process(const Process&) = delete;
+
+  // Makes the process do these host calls, in order, and waits for it. ENOMEM if one failed (the others are done all the
+  // same), ESRCH if the process is gone.
+  Result<void> execute(std::span<const Command> commands);
+
+  // A thread that is not in use, or a new one. EAGAIN: the host, or the sandbox, has no more threads.
+  Result<Thread*> take_thread();
+  void give_back_thread(Thread* thread);
+  // Makes `thread` stop soon if it runs guest code.
+  void kick(const Thread& thread);
+  // The process can be trusted no more, or is wanted no more.
+  void kill();
+
+  bool dead() const { return dead_.load(std::memory_order_acquire); }
+  pid_t pid() const { return pid_; }
+  Control& control() const;
+
+ private:
+  friend class Family;
+  Process(Family& family, u32 number, pid_t pid) : family_(family), number_(number), pid_(pid) {}
+  Result<void> execute_locked(std::span<const Command> commands, std::span<const Command> child_commands = {});
+  Result<void> round(std::span<const Command> commands, std::span<const Command> child_commands);
+  void died();
+
+  Family& family_;
+  const u32 number_;
+  const pid_t pid_;
+  std::atomic<bool> dead_{false}, ending_{false};
+  std::atomic<int> waiting_fd_{-1};  // who waits for the manager; taken by who finishes first, it or the process's end
+  SpinLock lock_;
+  std::vector<std::unique_ptr<Thread>> threads_;
+  std::vector<Thread*> idle_;
+};
+
+// All stub processes of a sandbox, and the thread that sees them end.
+class Family {
+ public:
+  static Setup<std::unique_ptr<Family>> create(u32 workers);
+  ~Family();
+
+  Result<std::shared_ptr<Process>> create_process();
+  Control& control() { return *control_; }
+  pid_t zygote() const { return zygote_->pid_; }
+
+ private:
+  friend class Process;
+  Family() = default;
+  Setup<void> start_zygote();
+  Setup<void> start_reaper();
+  void reap();
+  void ended(pid_t pid, int code, int status);
+  void forget(Process& p);
+  int done_fd() const;  // of the calling thread
+
+  std::unique_ptr<Control> control_;
+  std::vector<hostio::HostFd> done_fds_;  // one a worker, and one for all other threads
+  mutable SpinLock other_lock_;
+  std::unique_ptr<Process> zygote_;
+
+  SpinLock lock_;
+  struct Record {
+    Process* process;  // null once the sentry has let go of it
+    u32 number;
+    std::vector<u32> threads;
+  };
+  std::unordered_map<pid_t, Record> alive_;
+};
+
+}  // namespace rf::trap

@@ -104,6 +104,10 @@ struct SchedulerOptions {
   size_t stack_size = 64 << 10;  // per fiber; enlarged under sanitizers
   // Makes worker i's reactor, on that worker's own thread.
   std::function<Setup<std::unique_ptr<Reactor>>(u32 worker)> make_reactor;
+  // Runs worker i's loop, on that worker's own thread, in whatever surroundings it likes. Null: it is just called.
+  std::function<void(u32 worker, const std::function<void()>& loop)> run_loop;
+  // Called by a worker just before a fiber is left, on its stack. May be null.
+  void (*leave_fiber)() = nullptr;
 };
 
 class Scheduler {

@@ -244,12 +244,14 @@ void Worker::Impl::run(Fiber& f) {
 [[gnu::noinline]] void Worker::Impl::switch_out(Action what) {
   Fiber& f = *current;
   action = what;
+  if (scheduler.options.leave_fiber) scheduler.options.leave_fiber();
   ExecutionContext::switch_to(f.impl_->context, loop_context);
 }
 
 void Worker::Impl::end_fiber() {
   Fiber& f = *current;
   action = Action::kDone;
+  if (scheduler.options.leave_fiber) scheduler.options.leave_fiber();
   ExecutionContext::leave(f.impl_->context, loop_context);
 }
 

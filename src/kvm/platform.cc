@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "kvm/cpuid.h"
 #include "kvm/kind.h"
+#include "kvm/mode.h"
 
 namespace rf::kvm {
 
@@ -25,7 +26,8 @@ const std::vector<u64> kRunTimeIoctls = {KVM_RUN,
                                          KVM_SET_SREGS,
                                          KVM_SET_XCRS,
                                          KVM_SET_DEVICE_ATTR,
-                                         KVM_SET_MSRS};
+                                         KVM_SET_MSRS,
+                                         KVM_INTERRUPT};
 
 // A host whose TSC is not fit for a clock keeps it out of this list; KVM then gives guests one it makes up.
 bool host_tsc_is_stable() {
@@ -50,15 +52,18 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
   TRY(p->vcpus_->add(*p->supervisor_, 1));
   TRY(find_kind(*p->vm_, *p->supervisor_, p->vcpus_->at(0)));
   TRY(p->vcpus_->add(*p->supervisor_, options.vcpus));
+  TRY(p->choose_mode(options.kvm_mode));
   auto& c = p->capabilities_;
   c.name = "kvm";
-  c.description = fmt::format("{} KVM ({}, {}), exit mode", p->vm_->kind().interpreted_ring0 ? "software" : "hardware",
-                              p->vm_->kind().interpreted_ring0 ? "ring 0 interpreted" : "ring 0 native",
-                              p->vm_->kind().shadow_paging ? "shadow paging" : "nested paging");
+  c.description =
+      fmt::format("{} KVM ({}, {}), {} mode", p->vm_->kind().interpreted_ring0 ? "software" : "hardware",
+                  p->vm_->kind().interpreted_ring0 ? "ring 0 interpreted" : "ring 0 native",
+                  p->vm_->kind().shadow_paging ? "shadow paging" : "nested paging", p->in_ring0() ? "ring-0" : "exit");
   c.xcr0 = guest_xcr0(p->vm_->cpuid());
   c.host_tsc = p->vm_->kind().interpreted_ring0 || (p->vcpus_->at(0).has_host_tsc() && host_tsc_is_stable());
   c.fsgsbase = p->vcpus_->at(0).has_fsgsbase();
   c.host_ioctls = kRunTimeIoctls;
+  c.small_rings = p->in_ring0() && needs_small_rings();
   c.fp_size = xsave_size(c.xcr0);
   // Each vCPU's TSC_AUX is its number; RDTSCP needs the CPUID bit, RDPID comes with it.
   for (const auto& e : p->vm_->cpuid())
@@ -66,8 +71,26 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
   return p;
 }
 
+Setup<void> Platform::choose_mode(platform::KvmMode mode) {
+  if (mode == platform::KvmMode::kExit) return {};
+  if (auto obstacle = ring0_obstacle(*vm_, vcpus_->at(0))) {
+    if (mode == platform::KvmMode::kAuto) return {};
+    return setup_error(fmt::format("ring-0 mode cannot be had: {}; use --kvm-mode=exit", *obstacle));
+  }
+  if (!vm_->require_all()) return setup_error(fmt::format("KVM refuses a memory slot: {}", errno_text(errno)));
+  sentry_map_ = TRY(SentryMap::create(*vm_, has_gib_pages(*vm_)));
+  const u64 cr4 = protective_cr4(*vm_);
+  for (u32 i = 0; i < vcpus_->size(); ++i) TRY(vcpus_->at(i).make_resident(*sentry_map_, cr4));
+  return {};
+}
+
+void Platform::run_loop(u32 worker, const std::function<void()>& loop) {
+  if (!in_ring0()) return loop();
+  vcpus_->at(worker).enter_ring0(loop);
+}
+
 Result<std::unique_ptr<platform::AddressSpace>> Platform::create_address_space() {
-  return TRY(AddressSpace::create(*vm_, *vcpus_, supervisor_->entry()));
+  return TRY(AddressSpace::create(*vm_, *vcpus_, supervisor_->entry(), sentry_map_.get()));
 }
 
 Result<std::unique_ptr<platform::Context>> Platform::create_context() { return std::make_unique<Context>(*this); }

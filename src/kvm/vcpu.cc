@@ -158,6 +158,22 @@ Setup<void> Vcpu::configure() {
   return {};
 }
 
+bool Vcpu::set_msr(u32 index, u64 value) {
+  const Msr msrs[] = {{index, value}};
+  return set_msrs(fd_.get(), msrs);
+}
+
+Setup<void> Vcpu::make_resident(SentryMap& map, u64 cr4) {
+  resident_ = TRY(Resident::create(*this, map, ring3_.cr4 | cr4, guest_xcr0(vm_.cpuid())));
+  return {};
+}
+
+void Vcpu::enter_ring0(const std::function<void()>& body) {
+  worker_.store(Worker::current(), std::memory_order_release);
+  cr3_space_ = 0;
+  resident_->run(body);
+}
+
 Vcpu::Stop Vcpu::enter() {
   counters.exits.fetch_add(1, std::memory_order_relaxed);
   run_->exit_reason = KVM_EXIT_UNKNOWN;

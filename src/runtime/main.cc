@@ -72,6 +72,10 @@ void add_run(CLI::App& app, RunOptions& o) {
   add_parsed(run, "--platform", o.platform, parse_platform, "How guest code runs")
       ->type_name("auto|kvm")
       ->default_str("auto");
+  add_parsed(run, "--kvm-mode", o.kvm_mode, parse_kvm_mode,
+             "Where the sentry runs on KVM: in the guest's ring 0, in the host (exit), or whichever is fit")
+      ->type_name("auto|ring0|exit")
+      ->default_str("auto");
   run.add_option_function<std::string>(
          "--strace",
          [&o](const std::string& file) {

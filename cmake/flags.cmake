@@ -12,6 +12,17 @@ target_compile_options(rf_flags INTERFACE -Wall -Wextra -Werror -fno-omit-frame-
 # One formatter for the sentry: fmt without its shared library.
 target_compile_definitions(rf_flags INTERFACE _GNU_SOURCE FMT_HEADER_ONLY SPDLOG_FMT_EXTERNAL)
 
+# In ring-0 mode the vector registers hold the guest's state until the sentry uses one. So that common paths do not,
+# GCC is told to move and clear small things through general registers.
+set(general_moves -fno-tree-vectorize -fno-tree-slp-vectorize
+  -mtune-ctrl=^sse_unaligned_load_optimal,^sse_unaligned_store_optimal)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  target_compile_options(rf_flags INTERFACE ${general_moves})
+  if(RF_LTO)
+    target_link_options(rf_flags INTERFACE ${general_moves})
+  endif()
+endif()
+
 add_library(rf_executable_flags INTERFACE)
 
 if(RF_HARDEN)

@@ -63,6 +63,12 @@ class Worker {
   Reactor& reactor() { return *reactor_; }
   const WorkerStats& stats() const { return stats_; }
 
+  // Guest code's cycles on this worker, as who runs it reports them. Own worker only; reading from any thread.
+  void add_guest_cycles(u64 n) {
+    guest_cycles_.store(guest_cycles_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+  }
+  u64 guest_cycles() const { return guest_cycles_.load(std::memory_order_relaxed); }
+
   // Brackets a stretch of guest code on this worker, called by a fiber. enter_guest() expires due timers,
   // reaps completions and returns false when the caller should yield() first (someone else is to run, or the
   // slice is used up); otherwise arms the kick for the slice's end and the next timer, and returns true.
@@ -94,6 +100,7 @@ class Worker {
   u32 index_ = 0;
   Reactor* reactor_ = nullptr;
   WorkerStats stats_;
+  std::atomic<u64> guest_cycles_{0};
   Impl* impl_ = nullptr;
 };
 

@@ -2,13 +2,19 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <fstream>
+#include <map>
 #include <string>
 
 #include "core/check.h"
+#include "core/log.h"
 #include "kvm/cpuid.h"
 #include "kvm/kind.h"
+#include "kvm/kvm_stats.h"
 #include "kvm/mode.h"
+
+extern "C" const char __executable_start[];  // the linker's: where the image begins
 
 namespace rf::kvm {
 
@@ -95,6 +101,32 @@ Result<std::unique_ptr<platform::AddressSpace>> Platform::create_address_space()
 
 Result<std::unique_ptr<platform::Context>> Platform::create_context() { return std::make_unique<Context>(*this); }
 
+void Platform::add_ring0_stats(platform::PlatformStats& s) const {
+  std::array<u64, Resident::kCallLimit> calls{};
+  u64 faults = 0, interrupts = 0, windows = 0, lost_pages = 0, loads = 0, traps = 0;
+  for (u32 i = 0; i < vcpus_->size(); ++i) {
+    Resident& r = *vcpus_->at(i).resident();
+    for (u64 n = 0; n < calls.size(); ++n) calls[n] += r.counters.host_calls[n];
+    faults += r.counters.faults, interrupts += r.counters.interrupts;
+    windows += r.counters.windows, lost_pages += r.counters.lost_pages;
+    loads += r.cpu().math_loads, traps += r.cpu().math_traps;
+    s.host_cycles += r.counters.host_cycles;
+  }
+  s.counts_host_calls = true;
+  for (u64 n = 0; n < calls.size(); ++n)
+    if (calls[n] != 0) s.host_calls.emplace_back(n, calls[n]);
+  s.details.emplace_back("ring-0 faults", faults);
+  s.details.emplace_back("sentry mappings made", sentry_map_->map_ins);
+  s.details.emplace_back("interrupts injected", interrupts);
+  s.details.emplace_back("interrupt windows", windows);
+  s.details.emplace_back("lost pages", lost_pages);
+  s.details.emplace_back("fp loads", loads);
+  s.details.emplace_back("fp traps in the sentry", traps);
+  for (u32 i = 0; i < vcpus_->size(); ++i)
+    if (const u64 rip = vcpus_->at(i).resident()->cpu().math_trap_rip)
+      RF_DEBUG("the last fp trap of vCPU {}: at {:#x}", i, rip - reinterpret_cast<u64>(__executable_start));
+}
+
 platform::PlatformStats Platform::stats() const {
   platform::PlatformStats s;
   s.syscalls = counters.syscalls;
@@ -102,19 +134,24 @@ platform::PlatformStats Platform::stats() const {
   s.exceptions = counters.exceptions;
   s.interrupts = counters.interrupts;
   u64 exits = 0, broken = 0, loads = 0, saves = 0;
+  std::map<std::string, u64> kvm;
   for (u32 i = 0; i < vcpus_->size(); ++i) {
-    auto& c = vcpus_->at(i).counters;
+    Vcpu& vcpu = vcpus_->at(i);
+    auto& c = vcpu.counters;
     exits += c.exits, broken += c.broken, loads += c.fp_loads, saves += c.fp_saves;
+    if (vcpu.stats_fd() >= 0) add_stats(vcpu.stats_fd(), kvm);
   }
+  s.exits.assign(kvm.begin(), kvm.end());
   auto& v = vm_->counters;
-  s.details = {{"vm exits", exits},
-               {"broken exits", broken},
-               {"fp loads", loads},
-               {"fp saves", saves},
-               {"invalidations", v.invalidations},
-               {"invalidated ranges", v.invalidated_ranges},
-               {"shadow drops", v.shadow_drops},
-               {"page tables allocated", v.tables_allocated}};
+  s.details = {{"exits to the sentry's process", exits}, {"broken exits", broken},
+               {"invalidations", v.invalidations},       {"invalidated ranges", v.invalidated_ranges},
+               {"shadow drops", v.shadow_drops},         {"page tables allocated", v.tables_allocated}};
+  if (in_ring0()) {
+    add_ring0_stats(s);
+  } else {
+    s.details.emplace_back("fp loads", loads);
+    s.details.emplace_back("fp saves", saves);
+  }
   return s;
 }
 

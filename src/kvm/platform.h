@@ -36,6 +36,7 @@ class Platform final : public platform::Platform {
  private:
   Platform() = default;
   Setup<void> choose_mode(platform::KvmMode mode);
+  void add_ring0_stats(platform::PlatformStats& s) const;
 
   platform::Capabilities capabilities_;
   std::unique_ptr<Vm> vm_;

@@ -40,8 +40,7 @@ class Resident {
   struct Counters {
     std::array<std::atomic<u64>, kCallLimit> host_calls{};
     std::atomic<u64> faults{0}, interrupts{0}, windows{0}, lost_pages{0};
-    // Cycles on the host side; in calls that wait for something to happen; in ring 3.
-    std::atomic<u64> host_cycles{0}, guest_cycles{0};
+    std::atomic<u64> host_cycles{0};  // on the host side, waits for something to do included
   };
   Counters counters;
 

@@ -11,6 +11,7 @@
 #include "core/futex.h"
 #include "core/log.h"
 #include "kvm/cpuid.h"
+#include "kvm/kvm_stats.h"
 #include "kvm/segments.h"
 
 namespace rf::kvm {
@@ -65,6 +66,7 @@ Setup<std::unique_ptr<Vcpu>> Vcpu::create(Vm& vm, Supervisor& supervisor, u32 in
   int fd = ioctl(vm.fd(), KVM_CREATE_VCPU, static_cast<unsigned long>(index));
   if (fd < 0) return setup_error(fmt::format("KVM cannot create vCPU {}: {}", index, errno_text(errno)));
   v->fd_ = hostio::HostFd(fd);
+  v->stats_ = open_stats(fd);
   int size = ioctl(vm.kvm_fd(), KVM_GET_VCPU_MMAP_SIZE, 0);
   void* p = size > 0 ? mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
   if (p == MAP_FAILED) return setup_error(fmt::format("cannot map the state of vCPU {}: {}", index, errno_text(errno)));

@@ -75,6 +75,7 @@ class Vcpu final : public GuestKicker {
   // To be called when vm.kind() has changed.
   Setup<void> kind_is_known() { return configure(); }
   int fd() const { return fd_.get(); }
+  int stats_fd() const { return stats_.get(); }
   bool has_fsgsbase() const { return fsgsbase_; }
   // Was KVM willing to leave the TSC alone?
   bool has_host_tsc() const { return host_tsc_; }
@@ -130,7 +131,7 @@ class Vcpu final : public GuestKicker {
   Vm& vm_;
   Supervisor& supervisor_;
   const u32 index_;
-  hostio::HostFd fd_;
+  hostio::HostFd fd_, stats_;
   kvm_run* run_ = nullptr;
   size_t run_size_ = 0;
   size_t xsave_buffer_size_ = 4096;

@@ -132,6 +132,10 @@ struct Capabilities {
 struct PlatformStats {
   u64 syscalls = 0, page_faults = 0, exceptions = 0, interrupts = 0;
   std::vector<std::pair<std::string, u64>> details;  // platform's own: "vm exits", "invalidations"
+  std::vector<std::pair<std::string, u64>> exits;    // of the virtual CPUs, by reason, in the host's words
+  bool counts_host_calls = false;                    // where the platform sees those that the sentry makes
+  std::vector<std::pair<u64, u64>> host_calls;       // number, count
+  u64 host_cycles = 0;                               // spent in them and around them
 };
 
 class Platform {

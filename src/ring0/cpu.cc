@@ -12,6 +12,7 @@ static_assert(offsetof(Cpu, sentry_fs) == 24 && offsetof(Cpu, cr0_no_math) == 32
 static_assert(offsetof(Cpu, error) == 48 && offsetof(Cpu, cr2) == 56 && offsetof(Cpu, math) == 64);
 static_assert(offsetof(Cpu, math_features) == 72 && offsetof(Cpu, iret_frame) == 80 && offsetof(Cpu, stop) == 120);
 static_assert(offsetof(Cpu, smap) == 124 && offsetof(Cpu, math_traps) == 128 && offsetof(Cpu, math_loads) == 136);
+static_assert(offsetof(Cpu, math_trap_rip) == 144);
 static_assert(offsetof(user_regs_struct, r15) == 0 && offsetof(user_regs_struct, rbx) == 40);
 static_assert(offsetof(user_regs_struct, rax) == 80 && offsetof(user_regs_struct, orig_rax) == 120);
 static_assert(offsetof(user_regs_struct, rip) == 128 && offsetof(user_regs_struct, gs_base) == 176);

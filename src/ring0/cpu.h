@@ -63,7 +63,8 @@ struct alignas(kPageSize) Cpu {
   u32 smap;           // 1: CLAC exists
   u64 math_traps;     // counts
   u64 math_loads;
-  u64 lost_page;  // guest-physical address, or kNoPhys
+  u64 math_trap_rip;  // the last instruction that trapped
+  u64 lost_page;      // guest-physical address, or kNoPhys
 
   u64 gdt[10];
   alignas(16) TaskState tss;

@@ -22,6 +22,7 @@
 #define C_SMAP 124
 #define C_MATH_TRAPS 128
 #define C_MATH_LOADS 136
+#define C_MATH_TRAP_RIP 144
 
 // user_regs_struct.
 #define R_R15 0
@@ -344,6 +345,8 @@ no_math:
         push    %rcx
         push    %rdx
         clts
+        mov     24(%rsp), %rax
+        mov     %rax, %gs:C_MATH_TRAP_RIP
         mov     %gs:C_MATH, %rcx
         call    store_math
         incq    %gs:C_MATH_TRAPS

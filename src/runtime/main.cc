@@ -86,6 +86,7 @@ void add_run(CLI::App& app, RunOptions& o) {
       ->type_name("[=FILE]")
       ->expected(0, 1)
       ->default_str("");
+  run.add_flag("--stats", o.stats, "At the end say how often what happened: calls, faults, exits, and where time went");
   run.add_flag("-T", o.strace_durations, "With --strace: how long each call took");
   add_parsed(
       run, "--log-level", o.log_level,

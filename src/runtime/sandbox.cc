@@ -24,6 +24,7 @@
 #include "mm/vdso.h"
 #include "runtime/file_tree.h"
 #include "runtime/limits.h"
+#include "runtime/stats.h"
 #include "task/kernel.h"
 #include "task/strace.h"
 
@@ -326,8 +327,10 @@ Setup<int> Sandbox::run() {
   });
   if (!fiber) return setup_error("cannot make the first fiber: " + errno_text(errno_value(fiber.error())));
   add_crash_report([](int) noexcept { fs::restore_host_terminal(); });
+  const Nanos begin = monotonic_now();
   TRY(scheduler_->run());
   fs::restore_host_terminal();
+  if (options_.stats) print_stats(*kernel_, *platform_, *scheduler_, monotonic_now() - begin);
   log_summary();
   return outcome_;
 }

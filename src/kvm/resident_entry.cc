@@ -35,7 +35,7 @@ Trap Vcpu::run_resident(AddressSpace& as, Registers& regs, std::byte* math) {
   Trap trap;
   if (vector == ring0::kSyscallVector) [[likely]] {
     trap.vector = kTrapSyscall;
-  } else if (vector == ring0::kInterruptVector) {
+  } else if (vector == ring0::kInterruptVector || vector == ring0::kNmiVector) {
     trap.vector = kTrapInterrupted;
   } else if (vector == ring0::kLostPageVector) {
     trap.vector = kTrapLostPage;

@@ -61,6 +61,9 @@ SignalOf signal_of(u64 vector) {
     case 16:
     case 19:
       return {SIGFPE, FPE_FLTINV};
+    case 1:
+    case 3:
+      return {SIGTRAP, SI_KERNEL};
     case 6:
       return {SIGILL, ILL_ILLOPN};
     case 12:

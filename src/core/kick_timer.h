@@ -26,7 +26,8 @@ class KickTimer {
   // Sees to it that the signal comes at `deadline` (absolute monotonic, past ones at once) or somewhat earlier. A host
   // call only if what is armed already comes too late or has gone off before `now`.
   void ensure(Nanos deadline, Nanos now);
-  // When the alarm that was set last goes off; 0 when it has. Tells without a look at the clock that it is earlier yet.
+  // When the alarm that was set last goes off; 0 when it has, or another kick came since. Not 0, it tells without a
+  // look at the clock that it is earlier yet.
   Nanos pending() const { return pending_.load(std::memory_order_relaxed); }
   // A kick signal came, perhaps this timer's. In its handler, on the timer's thread.
   void went_off() { pending_.store(0, std::memory_order_relaxed); }

@@ -112,8 +112,7 @@ Setup<std::unique_ptr<Resident>> Resident::create(Vcpu& vcpu, SentryMap& map, u6
   r->stack_ = reserve(kStackSize);
   if (!r->cpu_ || !r->stack_ || mprotect(r->stack_, kGuard, PROT_NONE) != 0)
     return setup_error(fmt::format("no memory for a ring-0 stack: {}", errno_text(errno)));
-  constexpr u64 kCr4Smap = 1 << 21;
-  ring0::set_up_cpu(*r->cpu_, xcr0, (cr4 & kCr4Smap) != 0);
+  ring0::set_up_cpu(*r->cpu_, xcr0);
   r->cr4_ = cr4;
   // What an exception's entry needs must be there: a fault on the way could not be told.
   if (!map.map_range(reinterpret_cast<u64>(r->cpu_), sizeof(ring0::Cpu)) ||

@@ -11,7 +11,7 @@ static_assert(offsetof(Cpu, regs) == 0 && offsetof(Cpu, kernel_rsp) == 8 && offs
 static_assert(offsetof(Cpu, sentry_fs) == 24 && offsetof(Cpu, cr0_no_math) == 32 && offsetof(Cpu, vector) == 40);
 static_assert(offsetof(Cpu, error) == 48 && offsetof(Cpu, cr2) == 56 && offsetof(Cpu, math) == 64);
 static_assert(offsetof(Cpu, math_features) == 72 && offsetof(Cpu, iret_frame) == 80 && offsetof(Cpu, stop) == 120);
-static_assert(offsetof(Cpu, smap) == 124 && offsetof(Cpu, math_traps) == 128 && offsetof(Cpu, math_loads) == 136);
+static_assert(offsetof(Cpu, math_traps) == 128 && offsetof(Cpu, math_loads) == 136);
 static_assert(offsetof(Cpu, math_trap_rip) == 144);
 static_assert(offsetof(user_regs_struct, r15) == 0 && offsetof(user_regs_struct, rbx) == 40);
 static_assert(offsetof(user_regs_struct, rax) == 80 && offsetof(user_regs_struct, orig_rax) == 120);
@@ -40,9 +40,8 @@ Stack stack_for(u32 vector) {
 
 }  // namespace
 
-void set_up_cpu(Cpu& cpu, u64 xcr0, bool smap) {
+void set_up_cpu(Cpu& cpu, u64 xcr0) {
   cpu.math_features = xcr0;
-  cpu.smap = smap;
   cpu.cr0_no_math = kCr0 | kTaskSwitched;
   // All marked as accessed already: the CPU then never writes to the table.
   cpu.gdt[kKernelCs >> 3] = 0x00af9b000000ffff;

@@ -60,8 +60,8 @@ struct alignas(kPageSize) Cpu {
   u64 math_features;  // of XCR0: what is saved and loaded
   u64 iret_frame[5];  // aligned to 16
   u32 stop;           // not 0: do not enter ring 3. Set by the host side at any time
-  u32 smap;           // 1: CLAC exists
-  u64 math_traps;     // counts
+  u32 unused;
+  u64 math_traps;  // counts
   u64 math_loads;
   u64 math_trap_rip;  // the last instruction that trapped
   u64 lost_page;      // guest-physical address, or kNoPhys
@@ -97,6 +97,6 @@ extern const char rf_ring0_window_begin[], rf_ring0_window_end[];  // between th
 }
 
 // Fills the tables of `cpu`, which is zeroed.
-void set_up_cpu(Cpu& cpu, u64 xcr0, bool smap);
+void set_up_cpu(Cpu& cpu, u64 xcr0);
 
 }  // namespace rf::ring0

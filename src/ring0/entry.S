@@ -19,7 +19,6 @@
 #define C_MATH_FEATURES 72
 #define C_IRET_FRAME 80
 #define C_STOP 120
-#define C_SMAP 124
 #define C_MATH_TRAPS 128
 #define C_MATH_LOADS 136
 #define C_MATH_TRAP_RIP 144

@@ -14,10 +14,10 @@
 namespace rf::kvm {
 namespace {
 
-RF_GUEST(caller, "1: syscall\n inc %rbx\n jmp 1b")
-RF_GUEST(spinner, "1: inc %rbx\n jmp 1b")
-RF_GUEST(toucher, "1: mov %rbx,(%rbx)\n syscall\n jmp 1b")
-RF_GUEST(vector_keeper, "movq %rbx,%xmm3\n 1: syscall\n movq %xmm3,%rax\n jmp 1b")
+RF_GUEST(ring0_caller, "1: syscall\n inc %rbx\n jmp 1b")
+RF_GUEST(ring0_spinner, "1: inc %rbx\n jmp 1b")
+RF_GUEST(ring0_toucher, "1: mov %rbx,(%rbx)\n syscall\n jmp 1b")
+RF_GUEST(ring0_vector_keeper, "movq %rbx,%xmm3\n 1: syscall\n movq %xmm3,%rax\n jmp 1b")
 
 class ResidentTest : public KvmTest {
  protected:
@@ -73,7 +73,7 @@ TEST_F(ResidentTest, GuestCallsExitNowhere) {
   u64 before = 0, after = 0, count = 0;
   in_ring0([&] {
     auto c = make_context();
-    auto as = make_space(caller);
+    auto as = make_space(ring0_caller);
     Registers r = start_registers();
     for (int i = 0; i < 10; ++i) (void)run(*c, *as, r);
     before = exits();
@@ -125,7 +125,7 @@ TEST_F(ResidentTest, AWriteToWhatTheHostProtectsIsNotedThoughTheGuestTablesAllow
 TEST_F(ResidentTest, PageFaultsArriveWithoutAnExit) {
   in_ring0([&] {
     auto c = make_context();
-    auto as = make_space(toucher);
+    auto as = make_space(ring0_toucher);
     Phys p = take_pages(64);
     std::memset(at(p), 1, 64 * kPageSize);
     Registers r = start_registers();
@@ -146,7 +146,7 @@ TEST_F(ResidentTest, PageFaultsArriveWithoutAnExit) {
 TEST_F(ResidentTest, VectorStateSurvivesTheSentrysUseAndOtherContexts) {
   in_ring0([&] {
     auto a = make_context(), b = make_context();
-    auto as = make_space(vector_keeper);
+    auto as = make_space(ring0_vector_keeper);
     Registers ra = start_registers(), rb = start_registers();
     ra.rbx = 0x1111, rb.rbx = 0x2222;
     (void)run(*a, *as, ra);
@@ -166,7 +166,7 @@ TEST_F(ResidentTest, VectorStateSurvivesTheSentrysUseAndOtherContexts) {
 TEST_F(ResidentTest, APendingInterruptKeepsTheGuestOut) {
   in_ring0([&] {
     auto c = make_context();
-    auto as = make_space(spinner);
+    auto as = make_space(ring0_spinner);
     Registers r = start_registers();
     for (int i = 0; i < 20; ++i) {
       const u64 before = r.rbx;
@@ -183,7 +183,7 @@ TEST_F(ResidentTest, AnotherWorkerStopsASpinningGuest) {
   in_ring0([&] {
     Countdown countdown(1);
     auto c = make_context();
-    auto as = make_space(spinner);
+    auto as = make_space(ring0_spinner);
     std::atomic<int> rounds{0};
     spawn("spinner", [&] {
       Registers r = start_registers();
@@ -207,7 +207,7 @@ TEST_F(ResidentTest, NonMaskableInterruptsAreHarmless) {
   in_ring0([&] {
     const int fd = platform_->vcpus().at(0).fd();
     auto c = make_context();
-    auto as = make_space(caller);
+    auto as = make_space(ring0_caller);
     Registers r = start_registers();
     for (int i = 0; i < 200; ++i) {
       RF_CHECK(ioctl(fd, KVM_NMI, 0) == 0);

@@ -12,6 +12,27 @@ target_compile_options(rf_flags INTERFACE -Wall -Wextra -Werror -fno-omit-frame-
 # One formatter for the sentry: fmt without its shared library.
 target_compile_definitions(rf_flags INTERFACE _GNU_SOURCE FMT_HEADER_ONLY SPDLOG_FMT_EXTERNAL)
 
+# In ring-0 mode the vector registers hold the guest's state until the sentry uses one. So that common paths do not,
+# GCC is told to move and clear small things through general registers.
+set(general_moves -fno-tree-vectorize -fno-tree-slp-vectorize
+  -mtune-ctrl=^sse_unaligned_load_optimal,^sse_unaligned_store_optimal)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  target_compile_options(rf_flags INTERFACE ${general_moves})
+  if(RF_LTO)
+    target_link_options(rf_flags INTERFACE ${general_moves})
+  endif()
+endif()
+
+# And where the common paths are, it may use no other. These files have no floating point.
+set(general_registers_only core/fiber core/mutex core/wait_queue core/worker fs/fd_table fs/file fs/pipe
+  hostio/ring_reactor kvm/address_space kvm/context mm/copy mm/fault mm/frames mm/io_buffer mm/madvise
+  mm/memory_manager mm/mmap mm/page_edit mm/vma mm/vma_edit task/futex task/run_state task/signal_deliver
+  task/signal_frame task/signal_send task/syscalls/file task/syscalls/mm)
+if(NOT RF_SANITIZE)
+  list(TRANSFORM general_registers_only REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/src/\\1.cc")
+  set_source_files_properties(${general_registers_only} PROPERTIES COMPILE_OPTIONS -mgeneral-regs-only)
+endif()
+
 add_library(rf_executable_flags INTERFACE)
 
 if(RF_HARDEN)

@@ -118,15 +118,6 @@ void write_registers(int fd, const greg_t* r) {
   _exit(kInternalErrorStatus);
 }
 
-void on_fault(int sig, siginfo_t* info, void* context) {
-  if (sig == SIGSEGV || sig == SIGBUS) {
-    size_t n = g_fixups.count.load(std::memory_order_acquire);
-    for (size_t i = 0; i < n; i++)
-      if (g_fixups.entries[i](sig, info, context)) return;
-  }
-  die(sig, info, static_cast<const ucontext_t*>(context));
-}
-
 // Room for the kernel's signal frame (several KiB with AVX-512) and the handlers, more with sanitizers.
 size_t fault_stack_size() {
   constexpr size_t kHandlers = 64 << 10;
@@ -134,6 +125,15 @@ size_t fault_stack_size() {
 }
 
 }  // namespace
+
+void deliver_fault(int sig, siginfo_t* info, void* context) {
+  if (sig == SIGSEGV || sig == SIGBUS) {
+    size_t n = g_fixups.count.load(std::memory_order_acquire);
+    for (size_t i = 0; i < n; i++)
+      if (g_fixups.entries[i](sig, info, context)) return;
+  }
+  die(sig, info, static_cast<const ucontext_t*>(context));
+}
 
 void add_fault_fixup(FaultFixup fixup) { g_fixups.add(fixup); }
 void add_crash_report(CrashReport report) { g_reports.add(report); }
@@ -152,7 +152,7 @@ void install_fault_handlers() {
   static std::once_flag once;
   std::call_once(once, [] {
     struct sigaction action {};
-    action.sa_sigaction = on_fault;
+    action.sa_sigaction = deliver_fault;
     // NODEFER: a fix-up may be needed by code that runs in another's handler, and a fault in the report must not
     // be a blocked signal.
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;

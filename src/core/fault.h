@@ -27,6 +27,10 @@ void add_crash_report(CrashReport report);
 // calls it.
 void install_fault_handlers();
 
+// What the handlers do: asks the fix-ups, then dies. For faults that are told otherwise than by a signal. Returns when
+// a fix-up has changed the context in `ucontext`.
+void deliver_fault(int sig, siginfo_t* info, void* ucontext);
+
 // The calling thread's alternate signal stack, for the life of the object (which must die on the same thread).
 class FaultStack {
  public:

@@ -3,6 +3,8 @@
 
 #include <time.h>
 
+#include <atomic>
+
 #include "core/result.h"
 #include "core/time.h"
 
@@ -24,11 +26,17 @@ class KickTimer {
   // Sees to it that the signal comes at `deadline` (absolute monotonic, past ones at once) or somewhat earlier. A host
   // call only if what is armed already comes too late or has gone off before `now`.
   void ensure(Nanos deadline, Nanos now);
+  // When the alarm that was set last goes off; 0 when it has, or another kick came since. Not 0, it tells without a
+  // look at the clock that it is earlier yet.
+  Nanos pending() const { return pending_.load(std::memory_order_relaxed); }
+  // A kick signal came, perhaps this timer's. In its handler, on the timer's thread.
+  void went_off() { pending_.store(0, std::memory_order_relaxed); }
 
  private:
   timer_t timer_{};
   bool created_ = false;
   Nanos armed_ = 0;  // the last expiry set
+  std::atomic<Nanos> pending_{0};
 };
 
 }  // namespace rf

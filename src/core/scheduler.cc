@@ -131,7 +131,12 @@ Setup<void> Scheduler::Impl::worker_thread(u32 index, std::latch& started, std::
   Setup<void> result = w.start();
   if (!result) failed.store(true);
   started.arrive_and_wait();
-  if (!failed.load()) w.loop();
+  if (!failed.load()) {
+    if (options.run_loop)
+      options.run_loop(index, [&w] { w.loop(); });
+    else
+      w.loop();
+  }
   ended.arrive_and_wait();
   w.finish();
   return result;

@@ -63,6 +63,12 @@ class Worker {
   Reactor& reactor() { return *reactor_; }
   const WorkerStats& stats() const { return stats_; }
 
+  // Guest code's cycles on this worker, as who runs it reports them. Own worker only; reading from any thread.
+  void add_guest_cycles(u64 n) {
+    guest_cycles_.store(guest_cycles_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+  }
+  u64 guest_cycles() const { return guest_cycles_.load(std::memory_order_relaxed); }
+
   // Brackets a stretch of guest code on this worker, called by a fiber. enter_guest() expires due timers,
   // reaps completions and returns false when the caller should yield() first (someone else is to run, or the
   // slice is used up); otherwise arms the kick for the slice's end and the next timer, and returns true.
@@ -94,6 +100,7 @@ class Worker {
   u32 index_ = 0;
   Reactor* reactor_ = nullptr;
   WorkerStats stats_;
+  std::atomic<u64> guest_cycles_{0};
   Impl* impl_ = nullptr;
 };
 
@@ -104,6 +111,10 @@ struct SchedulerOptions {
   size_t stack_size = 64 << 10;  // per fiber; enlarged under sanitizers
   // Makes worker i's reactor, on that worker's own thread.
   std::function<Setup<std::unique_ptr<Reactor>>(u32 worker)> make_reactor;
+  // Runs worker i's loop, on that worker's own thread, in whatever surroundings it likes. Null: it is just called.
+  std::function<void(u32 worker, const std::function<void()>& loop)> run_loop;
+  // Called by a worker just before a fiber is left, on its stack. May be null.
+  void (*leave_fiber)() = nullptr;
 };
 
 class Scheduler {

@@ -56,6 +56,7 @@ Worker* Worker::current() {
 }
 
 void Worker::handle_kick_signal() noexcept {
+  impl_->kick_timer.went_off();
   if (GuestKicker* k = impl_->kicker.load(std::memory_order_relaxed)) k->on_kick_signal();
 }
 
@@ -91,12 +92,25 @@ bool Worker::enter_guest(GuestKicker& kicker) {
   return true;
 }
 
+// Reading the clock costs more than the rest, or a host call where the host's clock is no TSC. So as long as the alarm
+// has not gone off and is early enough for all that may be due, nothing is.
+bool Worker::Impl::alarm_will_do(u32 woken, u32 ready, bool outstanding) const {
+  const Nanos alarm = kick_timer.pending();
+  if (alarm == 0 || woken != 0 || alarm > timers.earliest()) return false;
+  if (outstanding && alarm > look_at_completions) return false;
+  if (ready == 0) return true;
+  if (slice_start == 0 || alarm > slice_start + scheduler.options.time_slice) return false;
+  return scheduler.idle_mask.load(std::memory_order_relaxed) == 0 || alarm <= queue.ready_since() + kStealDelay;
+}
+
 bool Worker::Impl::arm_for_guest(u32 woken, u32 ready) {
   Nanos deadline = timers.earliest();
   bool outstanding = self.reactor_->outstanding();
   if (woken == 0 && ready == 0 && !outstanding && deadline == kNever) return true;
+  if (alarm_will_do(woken, ready, outstanding)) return true;
   Nanos now = monotonic_now();
-  if (outstanding) deadline = std::min(deadline, now + kMissedCompletionDelay);
+  look_at_completions = now + kMissedCompletionDelay;
+  if (outstanding) deadline = std::min(deadline, look_at_completions);
   if (woken != 0) deadline = std::min(deadline, now + kForcedSlice);
   if (ready != 0) {
     if (slice_start == 0) slice_start = now;
@@ -244,12 +258,14 @@ void Worker::Impl::run(Fiber& f) {
 [[gnu::noinline]] void Worker::Impl::switch_out(Action what) {
   Fiber& f = *current;
   action = what;
+  if (scheduler.options.leave_fiber) scheduler.options.leave_fiber();
   ExecutionContext::switch_to(f.impl_->context, loop_context);
 }
 
 void Worker::Impl::end_fiber() {
   Fiber& f = *current;
   action = Action::kDone;
+  if (scheduler.options.leave_fiber) scheduler.options.leave_fiber();
   ExecutionContext::leave(f.impl_->context, loop_context);
 }
 

@@ -43,7 +43,8 @@ struct Worker::Impl {
 
   Fiber* current = nullptr;
   Action action = Action::kPark;
-  Nanos slice_start = 0;  // of the current fiber, once others wait for the worker; 0 before
+  Nanos slice_start = 0;          // of the current fiber, once others wait for the worker; 0 before
+  Nanos look_at_completions = 0;  // kMissedCompletionDelay after the clock was last read for a guest entry
   u32 ticks = 0;
   bool searching = false;  // woken to look for work and has not found any yet
 
@@ -77,6 +78,7 @@ struct Worker::Impl {
 
   // Sets the alarm for the moment when guest code must be stopped. False when it must not even be entered.
   bool arm_for_guest(u32 woken, u32 ready);
+  bool alarm_will_do(u32 woken, u32 ready, bool outstanding) const;
 };
 
 struct Scheduler::Impl {

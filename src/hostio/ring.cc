@@ -59,7 +59,10 @@ void cancel_and_await(RingReactor& ring, Awaited<Request>& op) {
 // to be cancelled and had done nothing by then.
 template <class Prep>
 Result<s32> perform(Prep prep, Interruptible interruptible = Interruptible::kNo, Nanos deadline = kNever) {
-  for (;;) {
+  // A request that needs a kernel worker is cancelled by the kernel itself when it cannot make one just then: a fork
+  // that was interrupted a few times.
+  constexpr int kMaxRetries = 100;
+  for (int retries = 0;;) {
     Awaited<Request> op;
     RingReactor& ring = RingReactor::current();
     ring.queue(op, prep);
@@ -73,6 +76,7 @@ Result<s32> perform(Prep prep, Interruptible interruptible = Interruptible::kNo,
       if (reason == WakeReason::kInterrupted) return err(EINTR);
       if (reason == WakeReason::kTimeout) return err(ETIMEDOUT);
       if (r == -EINTR) continue;  // a signal to a kernel worker is no business of ours
+      if (++retries < kMaxRetries) continue;
     }
     return err(-r);
   }

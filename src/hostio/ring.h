@@ -35,6 +35,9 @@ struct RingStats {
 // Makes the io_uring reactor of the calling worker thread. The error names io_uring, the cause (not
 // compiled in, kernel.io_uring_disabled, memlock limit, seccomp) and what to do.
 Setup<std::unique_ptr<Reactor>> make_ring_reactor(u32 worker);
+// The same with rings of one page each, which is all of a ring that KVM before Linux 6.13 can map in a guest: pages of
+// a larger one carry no reference counts. With more completions waiting than fit, the kernel keeps the rest.
+Setup<std::unique_ptr<Reactor>> make_small_ring_reactor(u32 worker);
 RingStats ring_stats(Worker& worker);
 // Whether the caller is a fiber of a worker that has a ring, so that the calls below can be made.
 bool ring_available();

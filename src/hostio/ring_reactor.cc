@@ -14,17 +14,14 @@ namespace {
 constexpr u64 kIgnored = 0;
 constexpr u64 kWakeMessage = 1;
 
-constexpr unsigned kSubmissionEntries = 256;
-constexpr unsigned kCompletionEntries = 2048;
-
 }  // namespace
 
-Setup<std::unique_ptr<RingReactor>> RingReactor::create() {
+Setup<std::unique_ptr<RingReactor>> RingReactor::create(unsigned submissions, unsigned completions) {
   std::unique_ptr<RingReactor> r(new RingReactor);
   io_uring_params params{};
   params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_R_DISABLED;
-  params.cq_entries = kCompletionEntries;
-  int e = io_uring_queue_init_params(kSubmissionEntries, &r->ring_, &params);
+  params.cq_entries = completions;
+  int e = io_uring_queue_init_params(submissions, &r->ring_, &params);
   if (e < 0) return setup_error(describe_ring_failure(-e));
   r->ring_made_ = true;
   TRY(check_ring_features(r->ring_));

@@ -59,7 +59,11 @@ class Cancellation : public Request, public ListNode<InboxTag> {
 
 class RingReactor final : public Reactor {
  public:
-  static Setup<std::unique_ptr<RingReactor>> create();
+  static constexpr unsigned kSubmissions = 256, kCompletions = 2048;
+  // A page of submission entries; completions and indices in another (struct io_rings of Linux is 320 bytes or less).
+  static constexpr unsigned kSmallSubmissions = 4096 / 64, kSmallCompletions = 128;
+  static Setup<std::unique_ptr<RingReactor>> create(unsigned submissions = kSubmissions,
+                                                    unsigned completions = kCompletions);
   ~RingReactor() override;  // cancels what is in flight
 
   // The calling worker's.

@@ -109,6 +109,9 @@ Setup<void> restrict_ring(io_uring& ring) {
 }
 
 Setup<std::unique_ptr<Reactor>> make_ring_reactor(u32) { return TRY(RingReactor::create()); }
+Setup<std::unique_ptr<Reactor>> make_small_ring_reactor(u32) {
+  return TRY(RingReactor::create(RingReactor::kSmallSubmissions, RingReactor::kSmallCompletions));
+}
 
 bool ring_available() {
   Worker* worker = Worker::current();

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "kvm/sentry_map.h"
 #include "kvm/vcpu.h"
 
 namespace rf::kvm {
@@ -63,17 +64,19 @@ u64 next_id() {
 
 AddressSpace::AddressSpace(Vm& vm, VcpuSet& vcpus, Phys root) : vm_(vm), vcpus_(vcpus), root_(root), id_(next_id()) {}
 
-Result<std::unique_ptr<AddressSpace>> AddressSpace::create(Vm& vm, VcpuSet& vcpus, u64 supervisor_entry) {
+Result<std::unique_ptr<AddressSpace>> AddressSpace::create(Vm& vm, VcpuSet& vcpus, u64 supervisor_entry,
+                                                           const SentryMap* sentry) {
   Phys root = TRY(vm.allocate_page());
   std::unique_ptr<AddressSpace> as(new AddressSpace(vm, vcpus, root));
   store(as->table(root)[ring0::kTopIndex], supervisor_entry);
+  if (sentry) sentry->add_to(as->table(root));
   return as;
 }
 
 AddressSpace::~AddressSpace() {
   std::vector<Phys> tables = std::move(unlinked_tables_);
   u64* top = table(root_);
-  for (u64 i = 0; i < ring0::kTopIndex; ++i) {
+  for (u64 i = 0; i < index_of(kGuestAddressLimit, kTopLevel); ++i) {
     u64 entry = load(top[i]);
     if (!(entry & kPresent)) continue;
     collect_tables(table(entry & kAddress), kTopLevel - 1, tables);

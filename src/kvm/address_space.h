@@ -11,12 +11,14 @@
 
 namespace rf::kvm {
 
+class SentryMap;
 class VcpuSet;
 
 class AddressSpace final : public platform::AddressSpace {
  public:
   // ENOMEM: no page for the top-level table.
-  static Result<std::unique_ptr<AddressSpace>> create(Vm& vm, VcpuSet& vcpus, u64 supervisor_entry);
+  static Result<std::unique_ptr<AddressSpace>> create(Vm& vm, VcpuSet& vcpus, u64 supervisor_entry,
+                                                      const SentryMap* sentry = nullptr);
   ~AddressSpace() override;
 
   Result<void> map(u64 va, Phys phys, u64 len, platform::Prot prot) override;

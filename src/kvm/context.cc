@@ -75,7 +75,8 @@ Exit plain_exception(int signo, int code, u64 address, u8 vector) {
 
 }  // namespace
 
-Context::Context(Platform& platform) : platform_(platform), fp_(new std::byte[platform.capabilities().fp_size]) {
+Context::Context(Platform& platform)
+    : platform_(platform), fp_(new (std::align_val_t{kFpAlign}) std::byte[platform.capabilities().fp_size]) {
   reset_fp();
 }
 
@@ -102,9 +103,14 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
     interrupted_.store(false, std::memory_order_relaxed);
     return Exit{};
   }
-  bring_fp_to(vcpu);
   bool stepping = (regs.eflags & kTrapFlag) != 0;
-  Trap trap = vcpu.run(space, regs);
+  Trap trap;
+  if (vcpu.resident()) {
+    trap = vcpu.run_resident(space, regs, fp_.get());
+  } else {
+    bring_fp_to(vcpu);
+    trap = vcpu.run(space, regs);
+  }
   trap.stepped = stepping || (regs.eflags & kTrapFlag);
   running_on_.store(nullptr, std::memory_order_seq_cst);
   worker->leave_guest();
@@ -175,7 +181,15 @@ void Context::bring_fp_to(Vcpu& vcpu) {
   resident_.store(&vcpu, std::memory_order_relaxed);
 }
 
+ring0::Cpu* Context::live_in() const {
+  Worker* worker = Worker::current();
+  if (!worker || !platform_.in_ring0()) return nullptr;
+  ring0::Cpu& cpu = platform_.vcpus().at(worker->index()).resident()->cpu();
+  return cpu.math == fp_.get() ? &cpu : nullptr;
+}
+
 void Context::sync_fp() {
+  if (live_in()) return ring0::rf_ring0_save_math();
   Vcpu* v = resident_.load(std::memory_order_acquire);
   if (!v) return;
   // While it holds our state the vCPU is not in KVM_RUN, or it runs another context that has yet to evict us
@@ -185,6 +199,7 @@ void Context::sync_fp() {
 }
 
 void Context::drop_resident_fp() {
+  if (ring0::Cpu* cpu = live_in()) cpu->math = nullptr;
   Vcpu* v = resident_.load(std::memory_order_acquire);
   if (!v) return;
   SpinGuard guard(v->fp_lock);

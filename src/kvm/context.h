@@ -2,6 +2,9 @@
 //
 // The state lives in `fp_` or in the vCPU it last ran on: there as long as that vCPU's fp_owner is this context.
 // Only the fiber that uses the context, or that vCPU's own thread when another context needs it, moves it.
+//
+// In ring-0 mode it lives in `fp_` or in the vCPU's registers (Cpu::math), from where it is saved when the sentry
+// itself uses them or when the fiber is left: a fiber that runs elsewhere never finds it in another vCPU.
 #pragma once
 
 #include <atomic>
@@ -33,13 +36,19 @@ class Context final : public platform::Context {
   void bring_fp_to(Vcpu& vcpu);
   void sync_fp();  // makes fp_ valid; the vCPU may keep a copy
   void drop_resident_fp();
+  // Ring-0 mode: where the registers hold this state, which is on the current worker if anywhere; else null.
+  ring0::Cpu* live_in() const;
   platform::Exit to_exit(const Trap& trap, AddressSpace& as, const Registers& regs);
 
   Platform& platform_;
   std::atomic<bool> interrupted_{false};
   std::atomic<Worker*> running_on_{nullptr};
   std::atomic<Vcpu*> resident_{nullptr};  // the vCPU that holds the state, or did
-  std::unique_ptr<std::byte[]> fp_;
+  struct FreeAligned {
+    void operator()(std::byte* p) const { operator delete[](p, std::align_val_t{kFpAlign}); }
+  };
+  static constexpr size_t kFpAlign = 64;  // XSAVE's
+  std::unique_ptr<std::byte[], FreeAligned> fp_;
 };
 
 }  // namespace rf::kvm

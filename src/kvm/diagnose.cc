@@ -7,6 +7,7 @@
 
 #include "core/time.h"
 #include "kvm/factory.h"
+#include "kvm/mode.h"
 #include "kvm/platform.h"
 
 namespace rf::kvm {
@@ -79,9 +80,13 @@ std::vector<Check> diagnose() {
       {"kind of kvm", kind.interpreted_ring0 ? State::kWarning : State::kGood,
        fmt::format("{} ({:.0f} ns per ring-0 instruction){}", (*p)->capabilities().description, kind.ring0_ns,
                    kind.interpreted_ring0 ? "; it works, but a hardware KVM is many times faster" : "")});
+  const auto obstacle = ring0_obstacle((*p)->vm(), (*p)->vcpus().at(0));
+  checks.push_back({"ring-0 mode", obstacle ? State::kWarning : State::kGood,
+                    obstacle ? "not here, exit mode serves: " + *obstacle
+                             : std::string("the sentry can live in the guest's ring 0: system calls without an exit")});
   checks.push_back({"cpu features", State::kGood, features((*p)->capabilities())});
   double ns = syscall_ns(**p, **memory);
-  checks.push_back({"guest system call", ns > 0 ? State::kGood : State::kBad,
+  checks.push_back({"call in exit mode", ns > 0 ? State::kGood : State::kBad,
                     ns > 0 ? fmt::format("{:.1f} us there and back", ns / 1000)
                            : std::string("guest code did not run as it should")});
   return checks;

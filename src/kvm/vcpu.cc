@@ -11,6 +11,7 @@
 #include "core/futex.h"
 #include "core/log.h"
 #include "kvm/cpuid.h"
+#include "kvm/kvm_stats.h"
 #include "kvm/segments.h"
 
 namespace rf::kvm {
@@ -65,6 +66,7 @@ Setup<std::unique_ptr<Vcpu>> Vcpu::create(Vm& vm, Supervisor& supervisor, u32 in
   int fd = ioctl(vm.fd(), KVM_CREATE_VCPU, static_cast<unsigned long>(index));
   if (fd < 0) return setup_error(fmt::format("KVM cannot create vCPU {}: {}", index, errno_text(errno)));
   v->fd_ = hostio::HostFd(fd);
+  v->stats_ = open_stats(fd);
   int size = ioctl(vm.kvm_fd(), KVM_GET_VCPU_MMAP_SIZE, 0);
   void* p = size > 0 ? mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
   if (p == MAP_FAILED) return setup_error(fmt::format("cannot map the state of vCPU {}: {}", index, errno_text(errno)));
@@ -156,6 +158,22 @@ Setup<void> Vcpu::configure() {
   loaded_root_.store(0);
   resume_ = ring0::resume_code(fsgsbase_);
   return {};
+}
+
+bool Vcpu::set_msr(u32 index, u64 value) {
+  const Msr msrs[] = {{index, value}};
+  return set_msrs(fd_.get(), msrs);
+}
+
+Setup<void> Vcpu::make_resident(SentryMap& map, u64 cr4) {
+  resident_ = TRY(Resident::create(*this, map, ring3_.cr4 | cr4, guest_xcr0(vm_.cpuid())));
+  return {};
+}
+
+void Vcpu::enter_ring0(const std::function<void()>& body) {
+  worker_.store(Worker::current(), std::memory_order_release);
+  cr3_space_ = 0;
+  resident_->run(body);
 }
 
 Vcpu::Stop Vcpu::enter() {

@@ -12,6 +12,7 @@
 
 #include "core/scheduler.h"
 #include "kvm/address_space.h"
+#include "kvm/resident.h"
 #include "kvm/supervisor.h"
 #include "kvm/vm.h"
 #include "ring0/image.h"
@@ -42,11 +43,28 @@ class Vcpu final : public GuestKicker {
   ~Vcpu();
 
   // Clears what an earlier kick has left. To be called before Worker::enter_guest(), never after.
-  void arm() { immediate_exit().store(0, std::memory_order_relaxed); }
-  void on_kick_signal() noexcept override { immediate_exit().store(1, std::memory_order_relaxed); }
+  void arm() {
+    if (resident_)
+      std::atomic_ref(resident_->cpu().stop).store(0, std::memory_order_relaxed);
+    else
+      immediate_exit().store(0, std::memory_order_relaxed);
+  }
+  void on_kick_signal() noexcept override {
+    immediate_exit().store(1, std::memory_order_relaxed);
+    if (resident_) resident_->kick();
+  }
 
   // Runs guest code in `as` until it stops; `regs` go in and come out. Registers must be sane (Context sees to it).
   Trap run(AddressSpace& as, Registers& regs);
+
+  // Ring-0 mode. Before the vCPU's thread starts.
+  Setup<void> make_resident(SentryMap& map, u64 cr4);
+  Resident* resident() { return resident_.get(); }
+  // Runs `body` in ring 0 of this vCPU, which is the calling worker's.
+  void enter_ring0(const std::function<void()>& body);
+  // In ring 0, on the vCPU's own thread: run() for ring-0 mode. `math` is the guest's vector state where the registers
+  // do not hold it.
+  Trap run_resident(AddressSpace& as, Registers& regs, std::byte* math);
 
   // Runs ring-0 code of the stub page at `rip` until it halts, and returns RAX; for probing, before guest code runs.
   // Null when it did something else.
@@ -57,6 +75,7 @@ class Vcpu final : public GuestKicker {
   // To be called when vm.kind() has changed.
   Setup<void> kind_is_known() { return configure(); }
   int fd() const { return fd_.get(); }
+  int stats_fd() const { return stats_.get(); }
   bool has_fsgsbase() const { return fsgsbase_; }
   // Was KVM willing to leave the TSC alone?
   bool has_host_tsc() const { return host_tsc_; }
@@ -75,6 +94,7 @@ class Vcpu final : public GuestKicker {
 
  private:
   friend class VcpuSet;
+  friend class Resident;
   enum class Stop { kHalt, kInterrupted, kLostPage, kBroken };
 
   Vcpu(Vm& vm, Supervisor& supervisor, u32 index) : vm_(vm), supervisor_(supervisor), index_(index) {}
@@ -84,6 +104,7 @@ class Vcpu final : public GuestKicker {
   Setup<void> set_system_registers();
   Stop enter();
   Trap lost_page();
+  bool set_msr(u32 index, u64 value);
   // After KVM gave up: says so, and makes the vCPU usable again.
   Trap recover();
   // The vCPU's state is in run_->s.regs: into `regs`.
@@ -110,7 +131,7 @@ class Vcpu final : public GuestKicker {
   Vm& vm_;
   Supervisor& supervisor_;
   const u32 index_;
-  hostio::HostFd fd_;
+  hostio::HostFd fd_, stats_;
   kvm_run* run_ = nullptr;
   size_t run_size_ = 0;
   size_t xsave_buffer_size_ = 4096;
@@ -118,6 +139,8 @@ class Vcpu final : public GuestKicker {
   bool fsgsbase_ = false;
   bool host_tsc_ = false;
   std::byte* stack_page_ = nullptr;
+
+  std::unique_ptr<Resident> resident_;
 
   ring0::SaveArea* save_ = nullptr;
   ring0::ResumeCode resume_{};

@@ -124,6 +124,12 @@ Result<void> Vm::add_memory_slot(u64 index) {
   return {};
 }
 
+Result<void> Vm::require_all() {
+  TRY(set_slot(0, 0, GuestMemory::kWindowEnd, memory_.base()));
+  for (auto& ready : slot_ready_) ready.store(true, std::memory_order_relaxed);
+  return {};
+}
+
 // Called with page_lock_ held (or before anybody else knows the VM).
 Result<void> Vm::add_private_chunk() {
   Phys p = kPrivateBase + private_chunks_ * kPrivateChunk;

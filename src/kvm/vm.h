@@ -67,6 +67,12 @@ class Vm {
   void free_pages(const std::vector<Phys>& pages);
   // Makes KVM forget every shadow page of this VM.
   void drop_all_shadows();
+  // Makes all of GuestMemory guest-physical memory, in one slot; instead of what require() does piece by piece. Before
+  // anything of it is. Cheap with nested paging alone.
+  Result<void> require_all();
+  // For memory beyond GuestMemory::kSize: makes [host, host+len) guest-physical memory at `p`. `slot` from
+  // kFirstExtraSlot on. Takes no lock.
+  Result<void> add_slot(u32 slot, Phys p, u64 len, void* host) { return set_slot(slot, p, len, host); }
 
   // Sum over all address spaces, for deciding what an invalidation would cost one way or the other.
   std::atomic<u64> present_pages{0};
@@ -90,6 +96,10 @@ class Vm {
   static constexpr u32 kPrivateSlot0 = kSlots;
   static constexpr u32 kTinySlot = kPrivateSlot0 + kPrivateSize / kPrivateChunk;
 
+ public:
+  static constexpr u32 kFirstExtraSlot = kTinySlot + 1;
+
+ private:
   GuestMemory& memory_;
   hostio::HostFd kvm_, vm_;
   Kind kind_;

@@ -123,7 +123,8 @@ struct Capabilities {
   bool fsgsbase = false;            // guest may use RDFSBASE and friends (AT_HWCAP2 bit 1)
   bool cpu_in_tsc_aux = false;      // RDTSCP and RDPID tell the guest the number of its vCPU
   bool host_tsc = false;            // RDTSC in a guest reads the host's counter, on every vCPU: a vDSO may rely on it
-  bool direct_user_access = false;  // the sentry can reach guest addresses itself (ring-0 mode)
+  bool direct_user_access = false;  // the sentry can reach guest addresses itself
+  bool small_rings = false;         // the sentry can only reach rings of one page (make_small_ring_reactor())
   std::vector<u64> host_ioctls;     // those that it makes while guests run: the sentry's lockdown lets them through
 };
 
@@ -131,6 +132,10 @@ struct Capabilities {
 struct PlatformStats {
   u64 syscalls = 0, page_faults = 0, exceptions = 0, interrupts = 0;
   std::vector<std::pair<std::string, u64>> details;  // platform's own: "vm exits", "invalidations"
+  std::vector<std::pair<std::string, u64>> exits;    // of the virtual CPUs, by reason, in the host's words
+  bool counts_host_calls = false;                    // where the platform sees those that the sentry makes
+  std::vector<std::pair<u64, u64>> host_calls;       // number, count
+  u64 host_cycles = 0;                               // spent in them and around them
 };
 
 class Platform {
@@ -140,13 +145,22 @@ class Platform {
   virtual Result<std::unique_ptr<AddressSpace>> create_address_space() = 0;
   virtual Result<std::unique_ptr<Context>> create_context() = 0;
   virtual PlatformStats stats() const = 0;
+
+  // SchedulerOptions::run_loop and leave_fiber, for a scheduler whose workers run guests: a platform may have the
+  // sentry run elsewhere than in the host.
+  virtual void run_loop(u32 worker, const std::function<void()>& loop) { (void)worker, loop(); }
+  virtual void (*leave_fiber() const)() { return nullptr; }
 };
 
 enum class Kind { kAuto, kKvm, kTrap };
+// Where the kvm platform runs the sentry: in the host, or in ring 0 of its vCPUs.
+enum class KvmMode { kAuto, kRing0, kExit };
 
 struct Options {
   Kind kind = Kind::kAuto;
   u32 vcpus = 1;
+  // Other than kExit only for who runs the workers' loops by run_loop().
+  KvmMode kvm_mode = KvmMode::kExit;
 };
 
 // Creates the platform asked for; with kAuto the fastest that works. `memory` must outlive it. Workers of

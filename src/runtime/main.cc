@@ -72,6 +72,10 @@ void add_run(CLI::App& app, RunOptions& o) {
   add_parsed(run, "--platform", o.platform, parse_platform, "How guest code runs")
       ->type_name("auto|kvm|trap")
       ->default_str("auto");
+  add_parsed(run, "--kvm-mode", o.kvm_mode, parse_kvm_mode,
+             "Where the sentry runs on KVM: in the guest's ring 0, in the host (exit), or whichever is fit")
+      ->type_name("auto|ring0|exit")
+      ->default_str("auto");
   run.add_option_function<std::string>(
          "--strace",
          [&o](const std::string& file) {
@@ -82,6 +86,7 @@ void add_run(CLI::App& app, RunOptions& o) {
       ->type_name("[=FILE]")
       ->expected(0, 1)
       ->default_str("");
+  run.add_flag("--stats", o.stats, "At the end say how often what happened: calls, faults, exits, and where time went");
   run.add_flag("-T", o.strace_durations, "With --strace: how long each call took");
   add_parsed(
       run, "--log-level", o.log_level,

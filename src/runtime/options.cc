@@ -33,6 +33,13 @@ Setup<platform::Kind> parse_platform(std::string_view text) {
   return setup_error(fmt::format("'{}' is no platform: give auto, kvm or trap", text));
 }
 
+Setup<platform::KvmMode> parse_kvm_mode(std::string_view text) {
+  if (text == "auto") return platform::KvmMode::kAuto;
+  if (text == "ring0") return platform::KvmMode::kRing0;
+  if (text == "exit") return platform::KvmMode::kExit;
+  return setup_error(fmt::format("'{}' is no mode of the kvm platform: give auto, ring0 or exit", text));
+}
+
 Setup<u64> parse_size(std::string_view text) {
   std::string_view rest = text;
   const std::optional<u64> n = take_number<u64>(rest);

@@ -33,6 +33,8 @@ struct RunOptions {
   u32 vcpus = 0;   // 0: as many as the process may use
   Nanos timeout = kNever;
   platform::Kind platform = platform::Kind::kAuto;
+  platform::KvmMode kvm_mode = platform::KvmMode::kAuto;
+  bool stats = false;
   bool strace = false;
   std::string strace_file;
   bool strace_durations = false;
@@ -40,9 +42,10 @@ struct RunOptions {
   std::string log_file;
 };
 
-// What --overlay and --platform may say.
+// What --overlay, --platform and --kvm-mode may say.
 Setup<Overlay> parse_overlay(std::string_view text);
 Setup<platform::Kind> parse_platform(std::string_view text);
+Setup<platform::KvmMode> parse_kvm_mode(std::string_view text);
 // "512M", "2G", "1048576": bytes, with K, M, G or T (powers of 1024) after a positive number.
 Setup<u64> parse_size(std::string_view text);
 // "1.5s", "500ms", "2m", "1h", "30" (seconds).

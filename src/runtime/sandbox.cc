@@ -24,6 +24,7 @@
 #include "mm/vdso.h"
 #include "runtime/file_tree.h"
 #include "runtime/limits.h"
+#include "runtime/stats.h"
 #include "task/kernel.h"
 #include "task/strace.h"
 
@@ -142,12 +143,19 @@ Setup<void> Sandbox::create() {
   const u64 limit = options_.memory ? options_.memory : default_memory();
   if (limit < kLeastMemory) return setup_error("--memory is too small: give 4M at least");
   memory_ = TRY(platform::GuestMemory::create());
-  platform_ = TRY(platform::create({.kind = options_.platform, .vcpus = vcpus}, *memory_));
+  platform_ =
+      TRY(platform::create({.kind = options_.platform, .vcpus = vcpus, .kvm_mode = options_.kvm_mode}, *memory_));
   frames_ = mm::Frames::create(*memory_, limit);
   Result<std::unique_ptr<mm::VdsoClock>> clock = mm::VdsoClock::create(*frames_);
   if (!clock) return setup_error("cannot set up the guest's clock: " + errno_text(errno_value(clock.error())));
   clock_ = *std::move(clock);
-  scheduler_ = TRY(Scheduler::create({.workers = vcpus, .make_reactor = hostio::make_ring_reactor}));
+  auto run_loop = [this](u32 worker, const std::function<void()>& loop) { platform_->run_loop(worker, loop); };
+  scheduler_ =
+      TRY(Scheduler::create({.workers = vcpus,
+                             .make_reactor = platform_->capabilities().small_rings ? hostio::make_small_ring_reactor
+                                                                                   : hostio::make_ring_reactor,
+                             .run_loop = run_loop,
+                             .leave_fiber = platform_->leave_fiber()}));
   if (options_.strace)
     strace_ = TRY(task::StraceSink::create({.file = options_.strace_file, .durations = options_.strace_durations}));
   kernel_ = std::make_unique<task::Kernel>(
@@ -319,8 +327,10 @@ Setup<int> Sandbox::run() {
   });
   if (!fiber) return setup_error("cannot make the first fiber: " + errno_text(errno_value(fiber.error())));
   add_crash_report([](int) noexcept { fs::restore_host_terminal(); });
+  const Nanos begin = monotonic_now();
   TRY(scheduler_->run());
   fs::restore_host_terminal();
+  if (options_.stats) print_stats(*kernel_, *platform_, *scheduler_, monotonic_now() - begin);
   log_summary();
   return outcome_;
 }

@@ -5,6 +5,7 @@
 #include <asm/unistd_64.h>
 
 #include "core/cycles.h"
+#include "core/scheduler.h"
 #include "task/kernel.h"
 #include "task/strace.h"
 #include "task/task.h"
@@ -154,8 +155,9 @@ platform::Exit run_guest(Task& task) {
   task.guest_since.store(begin, std::memory_order_relaxed);
   const platform::Exit exit = task.context->run(task.mm->address_space(), task.regs);
   task.guest_since.store(0, std::memory_order_relaxed);
-  task.user_cycles.store(task.user_cycles.load(std::memory_order_relaxed) + (cycles() - begin),
-                         std::memory_order_release);
+  const u64 spent = cycles() - begin;
+  task.user_cycles.store(task.user_cycles.load(std::memory_order_relaxed) + spent, std::memory_order_release);
+  Worker::current()->add_guest_cycles(spent);
   return exit;
 }
 

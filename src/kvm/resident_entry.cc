@@ -1,0 +1,51 @@
+// The sentry's side of ring-0 mode: ring 3 as a function call. See docs/ring0.md.
+#include "core/futex.h"
+#include "kvm/resident.h"
+#include "kvm/vcpu.h"
+
+namespace rf::kvm {
+
+namespace {
+
+constexpr u64 kTrapFlag = 0x100, kResumeFlag = 0x10000;
+
+void load_cr3(Phys root) { asm volatile("mov %0, %%cr3" : : "r"(root) : "memory"); }
+
+}  // namespace
+
+// Translations of the sentry's are global and stay; those of ring 3 go when the space is another one, or has had some
+// of its own taken away.
+Trap Vcpu::run_resident(AddressSpace& as, Registers& regs, std::byte* math) {
+  ring0::Cpu& cpu = resident_->cpu();
+  // Before the generation is read: see VcpuSet::flush().
+  live_space_.store(as.id(), std::memory_order_seq_cst);
+  const u64 generation = as.generation();
+  if (cr3_space_ != as.id() || cr3_generation_ != generation) {
+    load_cr3(as.root());
+    translations_are_of(as, generation);
+  }
+  // As Linux decides it. An RIP that is not the guest's must not be SYSRET's: on some CPUs that faults in ring 0.
+  const bool sysret = regs.rcx == regs.rip && regs.r11 == regs.eflags && regs.rip < platform::kGuestAddressLimit &&
+                      !(regs.eflags & (kTrapFlag | kResumeFlag));
+  const u32 vector = ring0::rf_ring0_enter_ring3(&cpu, &regs, sysret, math);
+  live_space_.store(0, std::memory_order_seq_cst);
+  runs_.fetch_add(1, std::memory_order_seq_cst);
+  if (run_watchers_.load(std::memory_order_seq_cst) != 0) [[unlikely]]
+    futex_wake(runs_, ~0u >> 1);
+  Trap trap;
+  if (vector == ring0::kSyscallVector) [[likely]] {
+    trap.vector = kTrapSyscall;
+  } else if (vector == ring0::kInterruptVector || vector == ring0::kNmiVector) {
+    trap.vector = kTrapInterrupted;
+  } else if (vector == ring0::kLostPageVector) {
+    trap.vector = kTrapLostPage;
+    trap.address = cpu.lost_page;
+  } else {
+    trap.vector = vector;
+    trap.error = cpu.error;
+    trap.address = cpu.cr2;
+  }
+  return trap;
+}
+
+}  // namespace rf::kvm

@@ -15,7 +15,7 @@ _COLOURS = {
     "runsc:systrap": ("#d9730d", "#f0954a"),
     "runsc:ptrace": ("#a8326e", "#e07ab0"),
 }
-_WIDTH, _LEFT, _RIGHT, _BAR, _GAP, _TOP = 1040, 215, 110, 12, 12, 8
+_WIDTH, _LEFT, _RIGHT, _BAR, _GAP, _TOP = 1040, 230, 110, 12, 12, 8
 
 
 def css_name(system: str) -> str:

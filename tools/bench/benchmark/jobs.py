@@ -207,6 +207,9 @@ class Idle(Job):
     def rows(self) -> tuple[Row, ...]:  # type: ignore[override]
         return tuple(row for row in (self.pss, self.rss, self.cpu) if row.name in self.wanted)
 
+    def in_round(self, number: int) -> bool:
+        return number == 0 or self.cpu.name not in self.wanted
+
     def command(self, place: Place) -> str:
         return f"measure --idle, looked at after {place.settle_seconds:g} s, CPU time over {place.idle_seconds:g} s"
 

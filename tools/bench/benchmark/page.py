@@ -20,6 +20,7 @@ table { border-collapse: collapse; font-size: 13px; width: 100%; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 th { font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+td b { color: var(--faint); display: inline-block; font-weight: 400; min-width: 3.6em; }
 td small { color: var(--faint); display: block; } .failed { color: var(--bad); }
 .facts td { text-align: left; white-space: normal; } .facts td:first-child { color: var(--faint); white-space: nowrap; }
 code { overflow-wrap: anywhere; }
@@ -50,7 +51,7 @@ def _introduction(report: Report) -> str:
     rounds = report.settings.get("rounds")
     return (f"<h1>Ringfence side by side</h1><p>{escape(report.begun)}, {escape(str(report.machine.get('cpu', '')))}, "
             f"{report.machine.get('cores', '?')} cores, Linux {escape(str(report.machine.get('kernel', '')))}. Medians "
-            f"of {rounds} rounds in which the systems took turns; whiskers and brackets: lowest to highest. Scales are "
+            f"of {rounds} round{'s' if rounds != 1 else ''} in which the systems took turns; whiskers and brackets: lowest to highest. Scales are "
             "logarithmic. Less is better.</p>")
 
 
@@ -68,7 +69,7 @@ def _cell(report: Report, row: Row, system: str) -> str:
     if summary is None:
         return "<td>–</td>"
     native = units.times(ratio(summary, report.summary(row.name, "native")))
-    beside = "" if system == "native" or native == "–" else f" {native}"
+    beside = "" if system == "native" or native == "–" else f" <b>{native}</b>"
     return (f"<td>{units.quantity(summary.median, row.unit)}{beside}<small>[{units.quantity(summary.low, row.unit)}, "
             f"{units.quantity(summary.high, row.unit)}]</small></td>")
 

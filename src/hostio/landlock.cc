@@ -16,7 +16,8 @@ namespace {
 constexpr u64 kTruncate = u64{1} << 14;         // ABI 3
 constexpr u64 kIoctlDevice = u64{1} << 15;      // ABI 5
 constexpr u64 kNetwork = 3;                     // ABI 4: bind and connect TCP
-constexpr u64 kScopes = 3;                      // ABI 6: abstract AF_UNIX sockets and signals
+constexpr u64 kScopeAbstractSockets = 1;         // ABI 6
+constexpr u64 kScopeSignals = 2;                 // ABI 6
 constexpr u64 kAllSince1 = (u64{1} << 13) - 1;  // ABI 1: EXECUTE to MAKE_SYM
 struct RulesetAttributes {
   u64 handled_access_fs;
@@ -65,13 +66,13 @@ Setup<void> add_tree(int ruleset, const HostTree& tree, u64 handled) {
 
 }  // namespace
 
-Setup<HostFd> make_landlock_ruleset(std::span<const HostTree> trees) {
+Setup<HostFd> make_landlock_ruleset(std::span<const HostTree> trees, bool scope_signals) {
   const long abi = ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
   if (abi < 2) return HostFd();  // the first has no way to allow renames between directories
   RulesetAttributes attributes{};
   attributes.handled_access_fs = handled_by(abi);
   if (abi >= 4) attributes.handled_access_net = kNetwork;
-  if (abi >= 6) attributes.scoped = kScopes;
+  if (abi >= 6) attributes.scoped = kScopeAbstractSockets | (scope_signals ? kScopeSignals : 0);
   HostFd ruleset(static_cast<int>(::syscall(SYS_landlock_create_ruleset, &attributes, attributes_size(abi), 0)));
   if (!ruleset.valid()) return setup_error(fmt::format("landlock_create_ruleset: {}", errno_text(errno)));
   for (const HostTree& tree : trees) TRY(add_tree(ruleset.get(), tree, attributes.handled_access_fs));

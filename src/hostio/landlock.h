@@ -11,8 +11,8 @@
 namespace rf::hostio {
 
 // A ruleset that allows reading beneath `trees`, and changing what is beneath those that are writable; an invalid
-// descriptor where the host's kernel has no Landlock.
-Setup<HostFd> make_landlock_ruleset(std::span<const HostTree> trees);
+// descriptor where the host's kernel has no Landlock. With `scope_signals` it also keeps signals within the process.
+Setup<HostFd> make_landlock_ruleset(std::span<const HostTree> trees, bool scope_signals);
 
 // Binds the calling thread to it for good; needs no_new_privs. Nothing for an invalid descriptor.
 Setup<void> restrict_to_ruleset(const HostFd& ruleset);

@@ -40,7 +40,7 @@ Setup<void> drop_capabilities(u64 keep) {
 }  // namespace
 
 Setup<void> lock_down(const LockdownOptions& options) {
-  const HostFd ruleset = TRY(make_landlock_ruleset(options.trees));
+  const HostFd ruleset = TRY(make_landlock_ruleset(options.trees, !options.signals_children));
   const u64 keep = kept_capabilities(options);
   Setup<void> result;
   const auto restrict_thread = [&]() -> Setup<void> {

@@ -22,6 +22,8 @@ struct LockdownOptions {
   // What there is among the streams.
   bool terminal = false;
   bool sockets = false;
+  // The sentry has child processes that are to end with it, which Linux does by a signal from the dying sentry.
+  bool signals_children = false;
   std::vector<u64> platform_ioctls;  // those of the platform that runs the guest
 };
 

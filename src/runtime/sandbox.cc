@@ -255,6 +255,7 @@ Setup<void> Sandbox::lock_down() {
   hostio::LockdownOptions lockdown;
   lockdown.trees.push_back({.path = options_.root});
   for (const Volume& v : options_.volumes) lockdown.trees.push_back({.path = v.host, .writable = !v.read_only});
+  lockdown.signals_children = platform_->capabilities().child_processes;
   lockdown.platform_ioctls = platform_->capabilities().host_ioctls;
   lockdown.terminal = fs::host_terminal() != nullptr;
   for (int fd = 0; fd < 3; ++fd) {

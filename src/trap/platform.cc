@@ -12,6 +12,7 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
   c.name = "trap";
   c.description = "processes whose system calls are trapped by seccomp";
   c.xcr0 = platform::xstate::host_features();
+  c.child_processes = true;
   c.fp_size = platform::xstate::size_of(c.xcr0);
   p->family_ = TRY(Family::create(options.vcpus));
   return p;

@@ -150,7 +150,7 @@ struct CommandPage {
   u32 generation;  // raised by the sentry when the rest is set; the manager's futex word
   u32 count;
   u32 child_count;
-  s32 done_fd;  // an eventfd that gets kDone or kFailed in the end; -1: nobody waits
+  s32 done_fd;  // an eventfd that gets kDone or kFailed in the end, from a child process as well; -1: nobody waits
   u32 pad[12];
   Command commands[67];
   u64 pad2[3];

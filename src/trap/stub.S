@@ -106,14 +106,17 @@ rf_trap_manager:
         hlt
 
 // In the child of a clone: a thread that will run guest code, or the manager of a new process. The latter sets its
-// memory up by the second list of the command page, the last of whose commands replaces that page.
+// memory up by the second list of the command page, the last of whose commands replaces that page, and says so on the
+// eventfd as its parent does: until then the page must stay as it is.
 .Lchild:
         testl   $CLONE_VM, %edi
         jnz     rf_trap_thread
+        movl    RF_COMMAND_DONE_FD(%rbx), %ebp
         movl    RF_COMMAND_CHILD_COUNT(%rbx), %r13d
         leaq    RF_COMMAND_CHILD_LIST(%rbx), %r14
+        movabsq $(RF_STUB_CONST + RF_CONST_DONE), %r15
 1:      testl   %r13d, %r13d
-        jz      rf_trap_manager
+        jz      2f
         movq    (%r14), %rax
         movq    8(%r14), %rdi
         movq    16(%r14), %rsi
@@ -122,11 +125,20 @@ rf_trap_manager:
         movq    40(%r14), %r8
         movq    48(%r14), %r9
         syscall
-        cmpq    $-4095, %rax
-        jae     .Lend
         addq    $RF_COMMAND_SIZE, %r14
         decl    %r13d
-        jmp     1b
+        cmpq    $-4095, %rax
+        jb      1b
+        movabsq $(RF_STUB_CONST + RF_CONST_FAILED), %r15
+2:      movl    %ebp, %edi
+        movl    $__NR_write, %eax
+        movq    %r15, %rsi
+        movl    $8, %edx
+        syscall
+        movabsq $(RF_STUB_CONST + RF_CONST_DONE), %rax
+        cmpq    %rax, %r15
+        jne     .Lend
+        jmp     rf_trap_manager
 
 // A stub thread starts, on its own stack; all signals are blocked. Guest code of the same process may run and write to
 // the area, but from the seccomp call on nothing that this thread can be made to do matters, and before it nothing

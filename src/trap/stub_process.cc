@@ -92,14 +92,16 @@ Result<void> Process::round(std::span<const Command> commands, std::span<const C
   auto wait = [&] {
     u64 more = 0;
     while (!hostio::host_call(SYS_read, fd, &more, sizeof more)) continue;  // EINTR: a kick, which the caller looks at
-    value |= more;
+    value += more;
   };
-  if (value == 0) wait();
+  // Where there is a child it says when it is done with the page, too.
+  const u64 answers = child_commands.empty() ? 1 : 2;
+  while (value < answers) wait();
   // If the process's end took the descriptor, its word on it is there or on its way.
   if (waiting_fd_.exchange(-1) == -1)
-    while (!(value & kGone)) wait();
-  if (value & kGone) return err(ESRCH);
-  if (value & kFailed) return err(ENOMEM);
+    while (value < kGone) wait();
+  if (value >= kGone) return err(ESRCH);
+  if (value >= kFailed) return err(ENOMEM);
   return {};
 }
 

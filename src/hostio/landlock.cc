@@ -16,8 +16,8 @@ namespace {
 constexpr u64 kTruncate = u64{1} << 14;         // ABI 3
 constexpr u64 kIoctlDevice = u64{1} << 15;      // ABI 5
 constexpr u64 kNetwork = 3;                     // ABI 4: bind and connect TCP
-constexpr u64 kScopeAbstractSockets = 1;         // ABI 6
-constexpr u64 kScopeSignals = 2;                 // ABI 6
+constexpr u64 kScopeAbstractSockets = 1;        // ABI 6
+constexpr u64 kScopeSignals = 2;                // ABI 6
 constexpr u64 kAllSince1 = (u64{1} << 13) - 1;  // ABI 1: EXECUTE to MAKE_SYM
 struct RulesetAttributes {
   u64 handled_access_fs;

@@ -28,9 +28,7 @@ u64 rights_of(Prot p) { return (p.write ? kWrite : 0) | (p.exec ? kExec : 0); }
 Prot prot_of(u64 entry) { return {.read = true, .write = (entry & kWrite) != 0, .exec = (entry & kExec) != 0}; }
 Phys phys_of(u64 entry) { return entry & ~PageMap::kFlags; }
 u64 installed_rights(u64 entry) { return (entry >> kInstalledShift) & kRights; }
-u64 host_prot(u64 rights) {
-  return PROT_READ | (rights & kWrite ? PROT_WRITE : 0) | (rights & kExec ? PROT_EXEC : 0);
-}
+u64 host_prot(u64 rights) { return PROT_READ | (rights & kWrite ? PROT_WRITE : 0) | (rights & kExec ? PROT_EXEC : 0); }
 
 }  // namespace
 
@@ -113,9 +111,8 @@ void AddressSpace::commit(Invalidation& inval) {
 
 // The stub process forgets all mappings; guest code faults them in again.
 void AddressSpace::drop_all() {
-  pages_.visit(0, kGuestAddressLimit, [&](u64, u64& entry) {
-    PageMap::store(entry, PageMap::load(entry) & ~kInstalledAll);
-  });
+  pages_.visit(0, kGuestAddressLimit,
+               [&](u64, u64& entry) { PageMap::store(entry, PageMap::load(entry) & ~kInstalledAll); });
   const Command all{SYS_munmap, {0, kGuestAddressLimit, 0, 0, 0, 0}};
   if (auto r = process_->execute({&all, 1}); !r) process_->kill();
 }

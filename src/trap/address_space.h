@@ -21,8 +21,7 @@ using platform::Phys;
 
 class AddressSpace final : public platform::AddressSpace {
  public:
-  AddressSpace(GuestMemory& memory, std::shared_ptr<Process> process)
-      : memory_(memory), process_(std::move(process)) {}
+  AddressSpace(GuestMemory& memory, std::shared_ptr<Process> process) : memory_(memory), process_(std::move(process)) {}
 
   Result<void> map(u64 va, Phys phys, u64 len, platform::Prot prot) override;
   void unmap(u64 va, u64 len, platform::Invalidation& inval) override;

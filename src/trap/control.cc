@@ -37,9 +37,10 @@ Setup<std::unique_ptr<Control>> Control::create() {
     return setup_error(fmt::format("memfd_create for the stub processes' memory: {}", errno_text(errno)));
   void* p = ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, c->fd_.get(), 0);
   if (p == MAP_FAILED)
-    return setup_error(fmt::format("cannot map the stub processes' memory: {}; is there a limit on address space "
-                                   "(ulimit -v)?",
-                                   errno_text(errno)));
+    return setup_error(
+        fmt::format("cannot map the stub processes' memory: {}; is there a limit on address space "
+                    "(ulimit -v)?",
+                    errno_text(errno)));
   ::madvise(p, kSize, MADV_DONTDUMP);
   c->base_ = static_cast<std::byte*>(p);
   return c;

@@ -1,8 +1,8 @@
 #include "trap/filters.h"
 
 #include <asm/prctl.h>
-#include <fmt/format.h>
 #include <asm/unistd_64.h>
+#include <fmt/format.h>
 #include <linux/audit.h>
 #include <linux/futex.h>
 #include <linux/seccomp.h>

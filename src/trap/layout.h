@@ -87,12 +87,12 @@ inline constexpr u32 kMaxStubs = kMaxThreads;
 
 // Area::state, a futex word that the sentry waits on. The stub thread sets it to say why it stopped.
 enum State : u32 {
-  kRunning = 0,      // set by the sentry before it resumes the thread
-  kTrapped = 1,      // a signal stopped it: regs and the fields behind them are set
-  kCalled = 2,       // a system call through a trampoline: regs are set, vector state is live
-  kNotStarted = 3,   // kicked before it was back in guest code: regs are those that the sentry set
-  kFpSaved = 4,      // the answer to kSaveFp
-  kDead = 5,         // the process is gone; set by the sentry
+  kRunning = 0,             // set by the sentry before it resumes the thread
+  kTrapped = 1,             // a signal stopped it: regs and the fields behind them are set
+  kCalled = 2,              // a system call through a trampoline: regs are set, vector state is live
+  kNotStarted = 3,          // kicked before it was back in guest code: regs are those that the sentry set
+  kFpSaved = 4,             // the answer to kSaveFp
+  kDead = 5,                // the process is gone; set by the sentry
   kSentryWaits = 1u << 31,  // the sentry sleeps on the word
 };
 

@@ -36,9 +36,7 @@ void PageMap::free_below(u64* table, int level) {
   std::free(table);
 }
 
-u64 PageMap::load(const u64& entry) {
-  return std::atomic_ref(const_cast<u64&>(entry)).load(std::memory_order_acquire);
-}
+u64 PageMap::load(const u64& entry) { return std::atomic_ref(const_cast<u64&>(entry)).load(std::memory_order_acquire); }
 
 void PageMap::store(u64& entry, u64 v) { std::atomic_ref(entry).store(v, std::memory_order_release); }
 

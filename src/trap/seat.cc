@@ -42,8 +42,8 @@ u32 Seat::wait(u32& word, Nanos deadline) {
     s = kRunning;
     if (!state.compare_exchange_strong(s, kSentryWaits, std::memory_order_seq_cst) && s != kSentryWaits) break;
     timespec until_time{deadline / kNanosPerSecond, deadline % kNanosPerSecond};
-    (void)hostio::host_call(SYS_futex, &word, FUTEX_WAIT_BITSET, kSentryWaits, deadline == kNever ? nullptr : &until_time,
-                            nullptr, FUTEX_BITSET_MATCH_ANY);
+    (void)hostio::host_call(SYS_futex, &word, FUTEX_WAIT_BITSET, kSentryWaits,
+                            deadline == kNever ? nullptr : &until_time, nullptr, FUTEX_BITSET_MATCH_ANY);
     s = state.load(std::memory_order_acquire);
     if (s != kRunning && s != kSentryWaits) break;
     if (deadline != kNever && monotonic_now() >= deadline) break;

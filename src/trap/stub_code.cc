@@ -1,6 +1,6 @@
 // The stub's code, second part: signals of stub threads, and their wait for the sentry. Compiled without vector
-// registers (they are the guest's), without a stack protector, and copied to kText with stub.S: no data, no calls out of
-// the section.
+// registers (they are the guest's), without a stack protector, and copied to kText with stub.S: no data, no calls out
+// of the section.
 #include <asm/prctl.h>
 #include <asm/unistd_64.h>
 #include <linux/futex.h>
@@ -30,10 +30,7 @@ namespace {
 [[gnu::always_inline]] inline s64 host_call(s64 number, u64 a, u64 b, u64 c = 0, u64 d = 0) {
   register u64 r10 asm("r10") = d;
   s64 result;
-  asm volatile("syscall"
-               : "=a"(result)
-               : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10)
-               : "rcx", "r11", "memory");
+  asm volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10) : "rcx", "r11", "memory");
   return result;
 }
 

@@ -25,8 +25,8 @@ class Family;
 
 // A stub thread; the sentry's vCPU for one guest thread.
 struct Thread {
-  u32 index;     // in Control
-  u32 wakes = 0; // what its wake word says
+  u32 index;                     // in Control
+  u32 wakes = 0;                 // what its wake word says
   u64 fs_base = 0, gs_base = 0;  // what the thread has
 };
 
@@ -35,8 +35,8 @@ class Process {
   ~Process();  // ends the host process
   Process(const Process&) = delete;
 
-  // Makes the process do these host calls, in order, and waits for it. ENOMEM if one failed (the others are done all the
-  // same), ESRCH if the process is gone.
+  // Makes the process do these host calls, in order, and waits for it. ENOMEM if one failed (the others are done all
+  // the same), ESRCH if the process is gone.
   Result<void> execute(std::span<const Command> commands);
 
   // A thread that is not in use, or a new one. EAGAIN: the host, or the sandbox, has no more threads.

@@ -100,9 +100,10 @@ Setup<pid_t> spawn_zygote(Control& control, u32 stub, u32 thread, const FilterPr
   const s64 pid = call(SYS_clone, CLONE_FILES | SIGCHLD);
   if (pid == 0) become_zygote(plan);
   if (pid < 0)
-    return setup_error(fmt::format("cannot make a process for guest code: {}; is there a limit on processes "
-                                   "(ulimit -u)?",
-                                   errno_text(static_cast<int>(-pid))));
+    return setup_error(
+        fmt::format("cannot make a process for guest code: {}; is there a limit on processes "
+                    "(ulimit -u)?",
+                    errno_text(static_cast<int>(-pid))));
   return static_cast<pid_t>(pid);
 }
 

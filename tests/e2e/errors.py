@@ -165,7 +165,7 @@ class Host(Test):
 
 class Options(Test):
     def test_wrong_values(self):
-        for arguments, said in ((["--platform", "x86"], "'x86' is no platform: give auto or kvm"),
+        for arguments, said in ((["--platform", "x86"], "'x86' is no platform: give auto, kvm or trap"),
                                 (["--overlay", "disk"], "'disk' is no overlay: give memory or none"),
                                 (["--volume", "relative"], "'relative' is not a volume: give HOST:GUEST[:ro]"),
                                 (["--user", "root"], "'root' is not a user: give UID or UID:GID"),

@@ -89,6 +89,13 @@ void FiberRwMutex::lock_shared() {
     wait(read_waiters_, lock_);
 }
 
+bool FiberRwMutex::try_lock_shared() {
+  SpinGuard guard(lock_);
+  if (writer_ || !write_waiters_.empty()) return false;
+  readers_++;
+  return true;
+}
+
 void FiberRwMutex::unlock_shared() {
   SpinGuard guard(lock_);
   if (--readers_ == 0 && !write_waiters_.empty()) grant_writer();

@@ -50,6 +50,7 @@ class FiberRwMutex {
   void lock();
   void unlock();
   void lock_shared();
+  bool try_lock_shared();
   void unlock_shared();
 
  private:

@@ -99,6 +99,7 @@ bool MemoryManager::Impl::grow_stack(UserAddr addr) {
   if (v->has(kVmaLocked) && !may_lock(more)) return false;
   account(*v, false);
   if (!v->anonymous()) v->offset -= more;
+  space.occupy(start, more);
   vmas.set_start(*v, start);
   account(*v, true);
   return true;

@@ -8,7 +8,14 @@
 namespace rf::mm {
 
 MemoryManager::MemoryManager(MemoryEnv env, std::unique_ptr<platform::AddressSpace> space)
-    : env_(env), space_(std::move(space)), impl_(std::make_unique<Impl>(*this)) {}
+    : env_(env), space_(std::move(space)), impl_(std::make_unique<Impl>(*this)) {
+  space_->set_vacancy_test([impl = impl_.get()](UserAddr va, u64 len) {
+    if (!impl->map_lock.try_lock_shared()) return false;
+    const bool free = impl->vmas.is_free(va, len);
+    impl->map_lock.unlock_shared();
+    return free;
+  });
+}
 
 MemoryManager::~MemoryManager() {
   space_->retire();

@@ -83,6 +83,7 @@ bool MemoryManager::Impl::grow_in_place(Vma& v, u64 more, MapEdit& edit) {
   Vma* above = vmas.next(v);
   if (above && above->start < v.end + more) return false;
   UserAddr start = v.start;
+  space.occupy(v.end, more);
   account(v, false);
   v.end += more;
   account(v, true);

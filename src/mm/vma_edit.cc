@@ -20,6 +20,7 @@ void MemoryManager::Impl::account(const Vma& v, bool add) {
 Vma& MemoryManager::Impl::insert_vma(std::unique_ptr<Vma> v) {
   if (v->object) v->object->mappable().add_mapper(mm);
   account(*v, true);
+  space.occupy(v->start, v->length());
   return vmas.insert(std::move(v));
 }
 

@@ -24,6 +24,7 @@ struct GuestMemory::Window {
     u64 offset;
     u64 len;   // bytes mapped
     u64 span;  // bytes of the window taken: whole chunks
+    bool writable;
   };
   mutable SpinLock lock;
   std::map<Phys, u64> free{{kWindowBase, kWindowEnd - kWindowBase}};  // start -> bytes
@@ -88,13 +89,13 @@ GuestMemory::~GuestMemory() {
 
 Backing GuestMemory::backing(Phys p) const {
   SpinGuard guard(window_->lock);
-  if (!in_window(p)) return {memory_file_.get(), p, kWindowBase - p};
+  if (!in_window(p)) return {memory_file_.get(), p, kWindowBase - p, true};
   auto it = window_->mapped.upper_bound(p);
   RF_CHECK(it != window_->mapped.begin(), "backing() of window space that is not mapped");
   --it;
   u64 at = p - it->first;
   RF_CHECK(at < it->second.len, "backing() of window space that is not mapped");
-  return {it->second.fd.get(), it->second.offset + at, it->second.len - at};
+  return {it->second.fd.get(), it->second.offset + at, it->second.len - at, it->second.writable};
 }
 
 Result<void> GuestMemory::extend(u64 size) {
@@ -114,7 +115,7 @@ void GuestMemory::decommit(Phys p, u64 len) {
 
 Result<Phys> GuestMemory::map_window(int fd, u64 offset, u64 len, bool writable) {
   if (len == 0 || !page_aligned(offset) || len > kWindowEnd - kWindowBase) return err(EINVAL);
-  Window::Mapped mapped{hostio::HostFd(fcntl(fd, F_DUPFD_CLOEXEC, 0)), offset, page_up(len), 0};
+  Window::Mapped mapped{hostio::HostFd(fcntl(fd, F_DUPFD_CLOEXEC, 0)), offset, page_up(len), 0, writable};
   if (!mapped.fd.valid()) return err(errno);
   mapped.span = (len + kWindowChunk - 1) & ~(kWindowChunk - 1);
   u64 span = mapped.span;

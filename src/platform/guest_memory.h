@@ -24,6 +24,7 @@ struct Backing {
   int fd;      // borrowed
   u64 offset;  // in fd, of the phys asked for
   u64 len;     // bytes from there that are contiguous in fd
+  bool writable;  // the sandbox may write there
 };
 
 class GuestMemory {

@@ -87,6 +87,12 @@ class AddressSpace {
   // invalidation, and commit() is free. What is left to do is to unmap, or to destroy it.
   virtual void retire() {}
 
+  // For a platform that puts pages of its own among the guest's. `vacant` tells whether the guest has no mapping in a
+  // range; false, too, when that cannot be told without suspending. occupy() is called, under the lock that serialises
+  // changes of mappings, when a range is one no longer.
+  virtual void set_vacancy_test(std::function<bool(u64 va, u64 len)> vacant) { (void)vacant; }
+  virtual void occupy(u64 va, u64 len) { (void)va, (void)len; }
+
   // What is mapped at va. Cheap: tens of nanoseconds.
   virtual Mapping lookup(u64 va) const = 0;
   // Calls f(va, phys, len, prot) for the present ranges within [va, va+len), in order.

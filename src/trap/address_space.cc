@@ -20,7 +20,8 @@ constexpr u64 kPresent = PageMap::kPresent, kWrite = PageMap::kWrite, kExec = Pa
 constexpr u64 kInstalled = PageMap::kInstalled;
 constexpr u64 kRights = kWrite | kExec;
 constexpr int kInstalledShift = 3;  // from kWrite to kInstalledWrite
-constexpr u64 kInstalledAll = kInstalled | PageMap::kInstalledWrite | PageMap::kInstalledExec;
+constexpr u64 kInstalledAll =
+    kInstalled | PageMap::kInstalledWrite | PageMap::kInstalledExec | PageMap::kPatched;
 static_assert(kWrite << kInstalledShift == PageMap::kInstalledWrite);
 static_assert(kExec << kInstalledShift == PageMap::kInstalledExec);
 
@@ -66,7 +67,9 @@ void AddressSpace::unmap(u64 va, u64 len, Invalidation& inval) {
   // Consecutive pages of one call may be taken away in one go: between them is nothing that is to stay.
   if (!pending_.empty()) pending_.push_back({0, 0, 0});
   pages_.visit(va, va + len, [&](u64 at, u64& entry) {
-    if (PageMap::load(entry) & kInstalled) narrow(at, kUnmapped);
+    const u64 old = PageMap::load(entry);
+    if (old & kInstalled) narrow(at, kUnmapped);
+    forget_patches(at, old);
     PageMap::store(entry, 0);
     any = true;
   });
@@ -84,7 +87,7 @@ void AddressSpace::protect(u64 va, u64 len, Prot prot, Invalidation& inval) {
     if ((old & kInstalled) && (installed_rights(old) & ~rights)) {
       const u64 left = installed_rights(old) & rights;
       narrow(at, left);
-      now = (now & ~kInstalledAll) | kInstalled | left << kInstalledShift;
+      now = (now & ~kInstalledAll) | (old & PageMap::kPatched) | kInstalled | left << kInstalledShift;
       any = true;
     }
     PageMap::store(entry, now);
@@ -113,6 +116,8 @@ void AddressSpace::commit(Invalidation& inval) {
 void AddressSpace::drop_all() {
   pages_.visit(0, kGuestAddressLimit,
                [&](u64, u64& entry) { PageMap::store(entry, PageMap::load(entry) & ~kInstalledAll); });
+  patched_pages_.clear();
+  trampolines_.clear();
   const Command all{SYS_munmap, {0, kGuestAddressLimit, 0, 0, 0, 0}};
   if (auto r = process_->execute({&all, 1}); !r) process_->kill();
 }
@@ -145,9 +150,9 @@ void AddressSpace::for_each(u64 va, u64 len, const std::function<void(u64, Phys,
   if (start != next) f(start, phys_of(first), next - start, prot_of(first));
 }
 
-// The host call that maps the page of va and what is around it: as far as pages follow one another, are alike and not
+// Adds the host calls that map the page of va and what is around it: as far as pages follow one another, are alike and not
 // mapped yet.
-Command AddressSpace::mapping_of(u64 va, u64 entry) {
+void AddressSpace::add_mapping(u64 va, u64 entry, std::vector<Command>& commands) {
   const u64 phys = phys_of(entry), rights = entry & kRights;
   const platform::Backing backing = memory_.backing(phys);
   const u64 leaf = va & ~(PageMap::kLeafSpan - 1);
@@ -163,16 +168,25 @@ Command AddressSpace::mapping_of(u64 va, u64 entry) {
   const u64 room = GuestMemory::in_window(phys) ? phys % GuestMemory::kWindowChunk : phys;
   while (first > 0 && ((place - first + 1) << kPageShift) <= room && fits(first - 1)) --first;
   while (end < 512 && ((end - place) << kPageShift) < backing.len && fits(end)) ++end;
-  for (u64 i = first; i < end; ++i) {
-    const u64 v = PageMap::load(table[i]) & ~kInstalledAll;
-    PageMap::store(table[i], v | kInstalled | (v & kRights) << kInstalledShift);
-  }
   const u64 before = (place - first) << kPageShift;
   // Pages that are written are about to be: fill the host's tables in at once. Others are perhaps a file's, and many.
   const u64 populate = (rights & kWrite) && !GuestMemory::in_window(phys) ? MAP_POPULATE : 0;
-  return {SYS_mmap,
-          {va - before, (end - first) << kPageShift, host_prot(rights), MAP_SHARED | MAP_FIXED | populate,
-           static_cast<u64>(backing.fd), backing.offset - before}};
+  commands.push_back({SYS_mmap,
+                      {va - before, (end - first) << kPageShift, host_prot(rights), MAP_SHARED | MAP_FIXED | populate,
+                       static_cast<u64>(backing.fd), backing.offset - before}});
+  const bool may_be_patched = rights == kExec && GuestMemory::in_window(phys) && !backing.writable && patches_.any() &&
+                              !no_patches_.load(std::memory_order_relaxed);
+  for (u64 i = first; i < end; ++i) {
+    const u64 old = PageMap::load(table[i]), at = leaf + (i << kPageShift);
+    forget_patches(at, old);
+    u64 now = (old & ~kInstalledAll) | kInstalled | (old & kRights) << kInstalledShift;
+    if (may_be_patched && patches_.may_know(phys_of(old))) {
+      const platform::Backing part{backing.fd, backing.offset + phys_of(old) - phys, kPageSize, false};
+      const auto page = patches_.find(phys_of(old), part);
+      if (page && add_patched(at, page, commands)) now |= PageMap::kPatched;
+    }
+    PageMap::store(table[i], now);
+  }
 }
 
 AddressSpace::Install AddressSpace::install(u64 va, Access access) {
@@ -184,16 +198,115 @@ AddressSpace::Install AddressSpace::install(u64 va, Access access) {
   const u64 needed = access == Access::kWrite ? kWrite : access == Access::kExec ? kExec : 0;
   if (!(v & kPresent) || (needed & ~v)) return Install::kNothing;
   if ((v & kInstalled) && !(needed & ~installed_rights(v))) return Install::kNothing;
-  const Command command = mapping_of(va, v);
-  auto r = process_->execute({&command, 1});
+  std::vector<Command> commands;
+  add_mapping(va, v, commands);
+  auto r = process_->execute(commands);
   if (r) return Install::kDone;
   if (errno_value(r.error()) == ESRCH) return Install::kDone;  // the next run() sees it
   // Perhaps there were too many mappings: all go, this one comes.
   drop_all();
-  const Command again = mapping_of(va, PageMap::load(*e));
-  if (process_->execute({&again, 1})) return Install::kDone;
+  commands.clear();
+  add_mapping(va, PageMap::load(*e), commands);
+  if (process_->execute(commands)) return Install::kDone;
   drop_all();
   return Install::kRefused;
+}
+
+// --- Patched code ---------------------------------------------------------------------------------
+
+Command AddressSpace::map_patches(u64 va, u64 offset) const {
+  return {SYS_mmap,
+          {va, kPageSize, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, static_cast<u64>(patches_.fd()), offset}};
+}
+
+// Adds the host calls that map a patched page and its trampolines. False: there is no room for those.
+bool AddressSpace::add_patched(u64 va, const std::shared_ptr<const PatchedPage>& page,
+                               std::vector<Command>& commands) {
+  const u64 trampolines = va + kTrampolineDistance;
+  if (trampolines > kGuestAddressLimit - kPageSize || !vacant_) return false;
+  // Whoever maps something there after this look comes to occupy(), and waits there for the lock.
+  if (!trampolines_.contains(trampolines) && !vacant_(trampolines, kPageSize)) return false;
+  commands.push_back(map_patches(trampolines, page->trampolines_offset()));
+  commands.push_back(map_patches(va, page->code_offset()));
+  trampolines_[trampolines] = page;
+  patched_pages_[va] = page;
+  patched_once_.store(true, std::memory_order_relaxed);
+  return true;
+}
+
+void AddressSpace::patch(u64 after, u64 number) {
+  constexpr u64 kSyscallSize = 2;
+  const u64 va = page_down(after - kSyscallSize);
+  if (va >= kGuestAddressLimit) return;
+  SpinGuard guard(lock_);
+  if (no_patches_.load(std::memory_order_relaxed)) return;
+  u64* e = pages_.find(va);
+  const u64 entry = e ? PageMap::load(*e) : 0;
+  // Not code that the sandbox itself could write by another way: nobody would tell.
+  if (!(entry & kPresent) || (entry & kRights) != kExec || !(entry & kInstalled)) return;
+  const u64 phys = phys_of(entry);
+  if (!GuestMemory::in_window(phys)) return;
+  const platform::Backing backing = memory_.backing(phys);
+  if (backing.writable) return;
+  const auto page = patches_.patch(phys, backing, static_cast<u32>(after - kSyscallSize - va), number,
+                                   process_->single_threaded());
+  if (!page) return;
+  if (auto it = patched_pages_.find(va); it != patched_pages_.end() && it->second == page) return;
+  std::vector<Command> commands;
+  if (!add_patched(va, page, commands)) return;
+  PageMap::store(*e, entry | PageMap::kPatched);
+  if (auto r = process_->execute(commands); !r && errno_value(r.error()) == ENOMEM) drop_all();
+}
+
+void AddressSpace::stop_patching() {
+  if (no_patches_.load(std::memory_order_relaxed)) return;
+  SpinGuard guard(lock_);
+  no_patches_.store(true, std::memory_order_relaxed);
+  std::vector<Command> commands;
+  for (const auto& [va, page] : PatchedPages(patched_pages_)) {
+    u64* e = pages_.find(va);
+    PageMap::store(*e, PageMap::load(*e) & ~kInstalledAll);
+    patched_pages_.erase(va);
+    add_mapping(va, PageMap::load(*e), commands);
+  }
+  if (auto r = process_->execute(commands); !r && errno_value(r.error()) == ENOMEM) drop_all();
+}
+
+// The guest maps something where trampolines are. What leads there goes first.
+void AddressSpace::occupy(u64 va, u64 len) {
+  if (!patched()) return;
+  SpinGuard guard(lock_);
+  std::vector<Command> commands;
+  auto it = trampolines_.lower_bound(page_down(va));
+  while (it != trampolines_.end() && it->first < va + len) {
+    const u64 code = it->first - kTrampolineDistance;
+    if (patched_pages_.erase(code) != 0) {
+      u64* e = pages_.find(code);
+      PageMap::store(*e, PageMap::load(*e) & ~kInstalledAll);
+      commands.push_back({SYS_munmap, {code, kPageSize, 0, 0, 0, 0}});
+    }
+    commands.push_back({SYS_munmap, {it->first, kPageSize, 0, 0, 0, 0}});
+    it = trampolines_.erase(it);
+  }
+  if (auto r = process_->execute(commands); !r && errno_value(r.error()) == ENOMEM) drop_all();
+}
+
+u64 AddressSpace::original_place(u64 rip) {
+  const u64 page = page_down(rip);
+  SpinGuard guard(lock_);
+  const auto it = trampolines_.find(page);
+  if (it == trampolines_.end()) return rip;
+  const auto place = it->second->original_of(static_cast<u32>(rip - page));
+  return place ? page - kTrampolineDistance + *place : rip;
+}
+
+u64 AddressSpace::patched_place(u64 rip) {
+  const u64 page = page_down(rip);
+  SpinGuard guard(lock_);
+  const auto it = patched_pages_.find(page);
+  if (it == patched_pages_.end()) return rip;
+  const auto place = it->second->moved(static_cast<u32>(rip - page));
+  return place ? page + kTrampolineDistance + *place : rip;
 }
 
 }  // namespace rf::trap

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/cycles.h"
 #include "hostio/calls.h"
 #include "platform/xstate.h"
 #include "trap/platform.h"
@@ -27,6 +28,8 @@ constexpr u64 kNoFault = ~u64{0};
 // What ring 3 may set, as Linux's sigreturn has it (FIX_EFLAGS), and ID: AC OF DF TF SF ZF AF PF CF RF.
 constexpr u64 kUserFlags = 0x50dd5 | 0x200000;
 constexpr u64 kFixedFlags = 0x202;  // IF and the bit that is always set
+
+constexpr u64 kTrapFlag = 0x100;
 
 constexpr u8 kGeneralProtection = 13, kPageFault = 14;
 // Page-fault error code bits.
@@ -88,6 +91,11 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
   regs.eflags = (regs.eflags & kUserFlags) | kFixedFlags;
   if (!canonical(regs.fs_base)) regs.fs_base = 0;
   if (!canonical(regs.gs_base)) regs.gs_base = 0;
+  // Guest code that has a use for GS itself, or looks at each instruction, is not to meet patches.
+  if (regs.gs_base != 0 || (regs.eflags & kTrapFlag)) [[unlikely]]
+    space.stop_patching();
+  if (regs.rip != after_call_ && space.patched()) [[unlikely]]
+    regs.rip = space.patched_place(regs.rip);
   if (!bind(space)) return exception(SIGKILL, SI_KERNEL, 0, 0, 0);
   if (fault_ != kNoFault) {
     space.install(fault_, fault_access_);
@@ -164,7 +172,8 @@ void Context::put(const Registers& regs) {
 void Context::resume(u32 action) {
   Area& a = area();
   a.action = action;
-  a.spin_cycles = platform_.spin_cycles();
+  sentry_patience_.waited(cycles() - stopped_at_);
+  a.spin_cycles = sentry_patience_.cycles();
   std::atomic_ref(a.state).store(kRunning, std::memory_order_relaxed);
   u32& word = process_->control().wake_word(thread_->index);
   std::atomic_ref(word).store(++thread_->wakes, std::memory_order_seq_cst);
@@ -176,18 +185,36 @@ void Context::resume(u32 action) {
 u32 Context::await(Seat& seat) {
   u32& state = area().state;
   if (process_->dead()) return kDead;
-  u32 s = seat.wait(state, kNever);
+  u32 s = seat.wait(state, guest_patience_, kNever);
+  u32 cpu;
+  stopped_at_ = __builtin_ia32_rdtscp(&cpu);
+  if (area().cpu == (cpu & kCpuMask)) [[unlikely]]
+    part();
+  else
+    same_core_ = 0;
   if (s != kRunning) [[likely]]
     return s;
   const Nanos give_up = monotonic_now() + kGiveUp;
   while (s == kRunning) {
     process_->kick(*thread_);
     seat.arm();
-    s = seat.wait(state, monotonic_now() + kKickAgain);
+    s = seat.wait(state, guest_patience_, monotonic_now() + kKickAgain);
     if (s == kRunning && monotonic_now() > give_up) process_->kill();
     if (process_->dead()) return kDead;
   }
   return s;
+}
+
+// The stub thread was seen on this core: moves it away if that goes on, more rarely the less it helps.
+void Context::part() {
+  constexpr u32 kOften = 8;
+  constexpr u64 kLeast = 3'000'000, kMost = 3'000'000'000;
+  if (++same_core_ < kOften || stopped_at_ < next_move_) return;
+  same_core_ = 0;
+  // Long after the last move it has done its work.
+  move_pause_ = stopped_at_ > next_move_ + kMost ? kLeast : std::min(2 * move_pause_, kMost);
+  next_move_ = stopped_at_ + move_pause_;
+  process_->move_away(*thread_);
 }
 
 // What of a trap's registers the guest can have changed.
@@ -214,13 +241,18 @@ Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
   switch (state) {
     case kCalled:
       count(counters.syscalls);
+      count(counters.patched_calls);
       take_registers(regs);
       fp_where_ = Fp::kLive;
+      after_call_ = regs.rip;
       return Exit{.kind = Exit::Kind::kSyscall};
     case kTrapped: {
       take_registers(regs);
       take_fp_image();
+      if (space.patched()) regs.rip = space.original_place(regs.rip);
       const Exit e = trapped(regs);
+      after_call_ = 0;
+      if (e.kind == Exit::Kind::kSyscall) note_trapped_call(space, regs);
       count(e.kind == Exit::Kind::kSyscall       ? counters.syscalls
             : e.kind == Exit::Kind::kPageFault   ? counters.page_faults
             : e.kind == Exit::Kind::kInterrupted ? counters.interrupts
@@ -240,6 +272,14 @@ Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
       space.process()->kill();
       return exception(SIGKILL, SI_KERNEL, 0, 0, 0);
   }
+}
+
+void Context::note_trapped_call(AddressSpace& space, const Registers& regs) {
+  constexpr u32 kOften = 8;
+  after_call_ = regs.rip;
+  Trapping& t = trapping_[(regs.rip >> 2 ^ regs.rip >> 7) % trapping_.size()];
+  if (t.rip != regs.rip) t = {regs.rip, 0};
+  if (++t.times == kOften) space.patch(regs.rip, regs.rax);
 }
 
 // A signal stopped the thread.
@@ -282,7 +322,7 @@ void Context::sync_fp() {
     resume(kSaveFp);
     Seat quiet;  // kicks are for who runs guest code
     u32 s = kRunning;
-    while (s == kRunning && !process_->dead()) s = quiet.wait(area().state, monotonic_now() + kKickAgain);
+    while (s == kRunning && !process_->dead()) s = quiet.wait(area().state, guest_patience_, monotonic_now() + kKickAgain);
     if (s != kFpSaved) {
       xstate::reset({fp_.get(), size});
       return;

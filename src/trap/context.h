@@ -1,17 +1,18 @@
 // What runs one guest thread: a stub thread of the process of the address space that it runs in, and its vector state.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <vector>
 
 #include "core/scheduler.h"
 #include "trap/address_space.h"
+#include "trap/seat.h"
 
 namespace rf::trap {
 
 class Platform;
-class Seat;
 
 using platform::Registers;
 
@@ -42,6 +43,8 @@ class Context final : public platform::Context {
   void put(const Registers& regs);
   void resume(u32 action);
   u32 await(Seat& seat);
+  void part();
+  void note_trapped_call(AddressSpace& space, const Registers& regs);
   platform::Exit stopped(u32 state, AddressSpace& space, Registers& regs);
   platform::Exit trapped(Registers& regs);
   void take_registers(Registers& regs);
@@ -52,7 +55,19 @@ class Context final : public platform::Context {
   std::atomic<bool> interrupted_{false};
   std::atomic<Worker*> running_on_{nullptr};
   std::shared_ptr<Process> process_;  // of thread_
+  // System calls that trapped, by a hash of their addresses.
+  struct Trapping {
+    u64 rip = 0;
+    u32 times = 0;
+  };
+  std::array<Trapping, 16> trapping_;
+  u64 after_call_ = 0;  // where the last run() ended, if by a system call
   Thread* thread_ = nullptr;
+  Patience guest_patience_;   // of a worker that waits for guest code to stop
+  Patience sentry_patience_;  // of the stub thread that waits for the sentry
+  u64 stopped_at_ = 0;        // cycles
+  u32 same_core_ = 0;         // stops in a row that found the stub thread on the worker's core
+  u64 next_move_ = 0, move_pause_ = 0;  // cycles
   u64 fault_ = 0;  // the last page fault, to be mapped before guest code goes on: its address, or kNoFault
   platform::Access fault_access_ = platform::Access::kNone;
   Fp fp_where_ = Fp::kHere;

@@ -49,7 +49,8 @@ Setup<FilterProgram> manager_filter() {
   static constexpr int kCalls[] = {
       SCMP_SYS(futex),      SCMP_SYS(write),      SCMP_SYS(mmap),        SCMP_SYS(munmap), SCMP_SYS(mprotect),
       SCMP_SYS(clone),      SCMP_SYS(prctl),      SCMP_SYS(getppid),     SCMP_SYS(tgkill), SCMP_SYS(rt_sigprocmask),
-      SCMP_SYS(arch_prctl), SCMP_SYS(exit_group), SCMP_SYS(sigaltstack), SCMP_SYS(seccomp)};
+      SCMP_SYS(arch_prctl), SCMP_SYS(exit_group), SCMP_SYS(sigaltstack), SCMP_SYS(seccomp), SCMP_SYS(sched_yield),
+      SCMP_SYS(sched_setaffinity)};
   return compile(kCalls);
 }
 
@@ -60,7 +61,7 @@ FilterProgram guest_filter() {
   constexpr auto upper = [](u32 offset) { return offset + 4; };
   constexpr u32 kIp = offsetof(seccomp_data, instruction_pointer);
   constexpr auto args = [](u32 n) { return u32{offsetof(seccomp_data, args)} + n * 8; };
-  constexpr u32 kTrap = 14, kAllow = 15;  // instructions' places
+  constexpr u32 kAllow = 16, kTrap = 17;  // instructions' places
   constexpr auto jump = [](u32 at, u16 test, u32 value, u32 if_true, u32 if_false) {
     return sock_filter{static_cast<u16>(BPF_JMP | BPF_K | test), static_cast<u8>(if_true - at - 1),
                        static_cast<u8>(if_false - at - 1), value};
@@ -73,16 +74,15 @@ FilterProgram guest_filter() {
       word(kIp),
       jump(5, BPF_JGE, static_cast<u32>(kText) + kTextSize, kTrap, 6),
       word(offsetof(seccomp_data, nr)),
-      jump(7, BPF_JEQ, __NR_futex, 8, 11),
+      jump(7, BPF_JEQ, __NR_sched_yield, kAllow, 8),
+      jump(8, BPF_JEQ, __NR_futex, 9, 12),
       word(args(1)),
-      jump(9, BPF_JEQ, FUTEX_WAIT, kAllow, 10),
-      jump(10, BPF_JEQ, FUTEX_WAKE, kAllow, kTrap),
-      jump(11, BPF_JEQ, __NR_arch_prctl, 12, kTrap),
+      jump(10, BPF_JEQ, FUTEX_WAIT, kAllow, 11),
+      jump(11, BPF_JEQ, FUTEX_WAKE, kAllow, kTrap),
+      jump(12, BPF_JEQ, __NR_arch_prctl, 13, kTrap),
       word(args(0)),
-      jump(13, BPF_JEQ, ARCH_SET_FS, kAllow, 16),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-      jump(16, BPF_JEQ, ARCH_SET_GS, 17, 18),
+      jump(14, BPF_JEQ, ARCH_SET_FS, kAllow, 15),
+      jump(15, BPF_JEQ, ARCH_SET_GS, kAllow, kTrap),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
   };

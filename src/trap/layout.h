@@ -60,7 +60,9 @@
 #define RF_COMMAND_COUNT 4
 #define RF_COMMAND_CHILD_COUNT 8
 #define RF_COMMAND_DONE_FD 12
+#define RF_COMMAND_AFFINITY_SIZE 16
 #define RF_COMMAND_LIST 64
+#define RF_COMMAND_AFFINITY 3424
 #define RF_COMMAND_CHILD_LIST 3840
 #define RF_COMMAND_SIZE 56
 #define RF_CONST_PARENT 0
@@ -108,8 +110,7 @@ struct Area {
   // From the sentry.
   u32 action;
   u32 kick_pending;  // a kick found the thread in the stub's own code
-  u32 wake_request;  // index + 1 of a thread to wake on this thread's way to sleep
-  u32 pad1;
+  u64 pad1;
   u64 fp_load;  // address of an XSAVE image to be loaded before guest code goes on, or 0
   u64 fs_base, gs_base;
   u64 spin_cycles;  // how long to look for the next resumption before going to sleep
@@ -123,7 +124,8 @@ struct Area {
   u32 last_wake;  // the wake word when it was last resumed
   u32 sleeping;   // it waits for its wake word in the kernel
   u32 tid;
-  u32 pad3[5];
+  u32 cpu;  // that the thread was last seen on
+  u32 pad3[4];
   u64 regs[27];
   // Of a signal: kTrapped.
   u32 signo;
@@ -151,12 +153,21 @@ struct CommandPage {
   u32 count;
   u32 child_count;
   s32 done_fd;  // an eventfd that gets kDone or kFailed in the end, from a child process as well; -1: nobody waits
-  u32 pad[12];
-  Command commands[67];
-  u64 pad2[3];
+  u32 affinity_size;  // of the mask in use, in bytes; 0: the manager stays where it is
+  u32 pad[11];
+  Command commands[60];
+  u64 affinity[16];  // the CPUs that the manager is to run on from here on
+  u64 others[16], everywhere[16];  // CPUs, for commands to point to
+  u64 pad2[4];
   Command child_commands[4];  // what the child of a clone does first
 };
-inline constexpr u32 kMaxCommands = 67, kMaxChildCommands = 4;
+inline constexpr u32 kMaxCommands = 60, kMaxChildCommands = 4;
+
+// Linux has RDTSCP tell the number of the CPU in the low bits, and of the NUMA node above them.
+inline constexpr u32 kCpuMask = 0xfff;
+
+// How long those who wait for each other look before they yield, in cycles.
+inline constexpr u64 kLookCycles = 2'000;
 
 inline constexpr u64 kDone = 1, kFailed = u64{1} << 32;
 
@@ -179,6 +190,8 @@ static_assert(offsetof(Area, signal_mask) == RF_AREA_SIGNAL_MASK && sizeof(Area)
 static_assert(sizeof(platform::Registers) == sizeof(Area::regs));
 static_assert(offsetof(platform::Registers, rip) == RF_REG_RIP && offsetof(platform::Registers, ss) == RF_REG_SS);
 static_assert(offsetof(CommandPage, count) == RF_COMMAND_COUNT && offsetof(CommandPage, done_fd) == RF_COMMAND_DONE_FD);
+static_assert(offsetof(CommandPage, affinity_size) == RF_COMMAND_AFFINITY_SIZE);
+static_assert(offsetof(CommandPage, affinity) == RF_COMMAND_AFFINITY);
 static_assert(offsetof(CommandPage, child_count) == RF_COMMAND_CHILD_COUNT);
 static_assert(offsetof(CommandPage, commands) == RF_COMMAND_LIST && sizeof(Command) == RF_COMMAND_SIZE);
 static_assert(offsetof(CommandPage, child_commands) == RF_COMMAND_CHILD_LIST && sizeof(CommandPage) <= 4096);

@@ -15,6 +15,8 @@ class PageMap {
   static constexpr u64 kPresent = 1, kWrite = 2, kExec = 4;
   // The stub process maps it, with these rights at the most.
   static constexpr u64 kInstalled = 8, kInstalledWrite = 16, kInstalledExec = 32;
+  // What it maps is a patched copy (code_patches.h).
+  static constexpr u64 kPatched = 64;
   static constexpr u64 kFlags = kPageMask;
 
   PageMap() = default;

@@ -14,12 +14,13 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
   c.xcr0 = platform::xstate::host_features();
   c.child_processes = true;
   c.fp_size = platform::xstate::size_of(c.xcr0);
+  p->patches_ = TRY(CodePatches::create());
   p->family_ = TRY(Family::create(options.vcpus));
   return p;
 }
 
 Result<std::unique_ptr<platform::AddressSpace>> Platform::create_address_space() {
-  return std::make_unique<AddressSpace>(memory_, TRY(family_->create_process()));
+  return std::make_unique<AddressSpace>(memory_, *patches_, TRY(family_->create_process()));
 }
 
 Result<std::unique_ptr<platform::Context>> Platform::create_context() { return std::make_unique<Context>(*this); }
@@ -30,7 +31,8 @@ platform::PlatformStats Platform::stats() const {
   s.page_faults = counters.page_faults;
   s.exceptions = counters.exceptions;
   s.interrupts = counters.interrupts;
-  s.details = {{"faults on pages that only the stub process lacked", counters.installs}};
+  s.details = {{"faults on pages that only the stub process lacked", counters.installs},
+               {"patched system calls", counters.patched_calls}};
   return s;
 }
 

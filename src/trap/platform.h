@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "platform/platform.h"
+#include "trap/code_patches.h"
 #include "trap/seat.h"
 #include "trap/stub_process.h"
 
@@ -21,10 +22,9 @@ class Platform final : public platform::Platform {
   platform::PlatformStats stats() const override;
 
   Seat& seat(u32 worker) { return seats_[worker]; }
-  u64 spin_cycles() const { return spin_cycles_; }
 
   struct Counters {
-    std::atomic<u64> syscalls{0}, page_faults{0}, exceptions{0}, interrupts{0}, installs{0};
+    std::atomic<u64> syscalls{0}, page_faults{0}, exceptions{0}, interrupts{0}, installs{0}, patched_calls{0};
   } counters;
 
  private:
@@ -32,8 +32,8 @@ class Platform final : public platform::Platform {
   platform::GuestMemory& memory_;
   platform::Capabilities capabilities_;
   std::unique_ptr<Family> family_;
+  std::unique_ptr<CodePatches> patches_;
   std::vector<Seat> seats_;
-  u64 spin_cycles_ = 150'000;
 };
 
 }  // namespace rf::trap

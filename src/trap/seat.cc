@@ -9,13 +9,6 @@
 #include "trap/layout.h"
 
 namespace rf::trap {
-namespace {
-
-// How long to look for an answer before going to sleep. Waking a sleeping thread on another core costs about as much.
-constexpr u64 kSpinCycles = 150'000;
-
-}  // namespace
-
 void Seat::on_kick_signal() noexcept {
   kicked_.store(true, std::memory_order_relaxed);
   // If the worker is about to sleep, the changed word keeps it from it.
@@ -25,15 +18,28 @@ void Seat::on_kick_signal() noexcept {
   }
 }
 
-u32 Seat::wait(u32& word, Nanos deadline) {
+u32 Seat::wait(u32& word, Patience& patience, Nanos deadline) {
+  const u64 begin = cycles();
+  const u32 s = wait_from(begin, word, patience.cycles(), deadline);
+  patience.waited(cycles() - begin);
+  return s;
+}
+
+// Between looks the worker yields: the thread that it waits for may be on this very core.
+u32 Seat::wait_from(u64 begin, u32& word, u64 spin_cycles, Nanos deadline) {
   std::atomic_ref<u32> state(word);
-  const u64 until = cycles() + kSpinCycles;
-  do {
-    const u32 s = state.load(std::memory_order_acquire);
-    if (s != kRunning) return s;
-    if (kicked()) return kRunning;
-    __builtin_ia32_pause();
-  } while (cycles() < until);
+  for (u64 now = begin;;) {
+    const u64 yield_at = now + kLookCycles;
+    do {
+      const u32 s = state.load(std::memory_order_acquire);
+      if (s != kRunning) return s;
+      if (kicked()) return kRunning;
+      __builtin_ia32_pause();
+      now = cycles();
+    } while (now < yield_at);
+    if (now - begin >= spin_cycles) break;
+    (void)hostio::host_call(SYS_sched_yield);
+  }
 
   word_.store(&word, std::memory_order_relaxed);
   std::atomic_signal_fence(std::memory_order_seq_cst);

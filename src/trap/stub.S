@@ -65,6 +65,14 @@ rf_trap_manager:
         jmp     .Lnext
 
 .Lwork: movl    %eax, %r12d
+        movl    RF_COMMAND_AFFINITY_SIZE(%rbx), %esi
+        testl   %esi, %esi
+        jz      1f
+        movl    $__NR_sched_setaffinity, %eax
+        xorl    %edi, %edi
+        leaq    RF_COMMAND_AFFINITY(%rbx), %rdx
+        syscall
+1:
         movl    RF_COMMAND_COUNT(%rbx), %r13d
         leaq    RF_COMMAND_LIST(%rbx), %r14
         movabsq $(RF_STUB_CONST + RF_CONST_DONE), %r15
@@ -169,6 +177,36 @@ rf_trap_thread:
         jnz     .Lend
         movq    %rbx, %rdi
         call    rf_trap_wait
+        hlt
+
+// Where patched system calls lead (code_patches.h), with the guest's registers and rcx as SYSCALL would leave it. GS base
+// is the Area. On the signal stack, which is not in use: a kick continues there.
+        .globl rf_trap_call
+rf_trap_call:
+        movq    %rsp, %gs:RF_AREA_REGS + RF_REG_RSP
+        movq    %gs:RF_AREA_STACK_TOP, %rsp
+        pushfq
+        popq    %r11
+        movq    %r11, %gs:RF_AREA_REGS + RF_REG_R11
+        movq    %r11, %gs:RF_AREA_REGS + RF_REG_EFLAGS
+        movq    %r15, %gs:RF_AREA_REGS + RF_REG_R15
+        movq    %r14, %gs:RF_AREA_REGS + RF_REG_R14
+        movq    %r13, %gs:RF_AREA_REGS + RF_REG_R13
+        movq    %r12, %gs:RF_AREA_REGS + RF_REG_R12
+        movq    %rbp, %gs:RF_AREA_REGS + RF_REG_RBP
+        movq    %rbx, %gs:RF_AREA_REGS + RF_REG_RBX
+        movq    %r10, %gs:RF_AREA_REGS + RF_REG_R10
+        movq    %r9, %gs:RF_AREA_REGS + RF_REG_R9
+        movq    %r8, %gs:RF_AREA_REGS + RF_REG_R8
+        movq    %rax, %gs:RF_AREA_REGS + RF_REG_RAX
+        movq    %rcx, %gs:RF_AREA_REGS + RF_REG_RCX
+        movq    %rcx, %gs:RF_AREA_REGS + RF_REG_RIP
+        movq    %rdx, %gs:RF_AREA_REGS + RF_REG_RDX
+        movq    %rsi, %gs:RF_AREA_REGS + RF_REG_RSI
+        movq    %rdi, %gs:RF_AREA_REGS + RF_REG_RDI
+        movq    %gs:RF_AREA_SELF, %rdi
+        cld
+        call    rf_trap_called
         hlt
 
 // rf_trap_exit(area): into guest code, with the registers of area->regs and the vector state of area->fp_load if there

@@ -23,6 +23,7 @@ extern "C" {
 [[noreturn, gnu::visibility("hidden")]] void rf_trap_return(const greg_t* regs, void* fp);
 [[noreturn]] void rf_trap_wait(Area* area);
 [[noreturn]] void rf_trap_not_started(Area* area);
+[[noreturn, gnu::visibility("hidden")]] void rf_trap_called(Area* area);
 }
 
 namespace {
@@ -44,25 +45,26 @@ template <class T>
     host_call(__NR_futex, reinterpret_cast<u64>(&area->state), FUTEX_WAKE, 1);
 }
 
-[[gnu::always_inline]] inline void serve_wake_request(Area* area) {
-  if (load(area->wake_request) == 0) return;
-  if (u32 index = __atomic_exchange_n(&area->wake_request, 0, __ATOMIC_SEQ_CST))
-    host_call(__NR_futex, kWake + u64{index - 1} * sizeof(u32), FUTEX_WAKE, 1);
-}
-
-// Until the wake word changes.
+// Until the wake word changes. Between looks the thread yields: what it waits for may need this very core.
 [[gnu::always_inline]] inline void await_resumption(Area* area) {
   const u32 last = area->last_wake;
   const u32& word = *reinterpret_cast<const u32*>(area->wake_word);
-  const u64 deadline = __builtin_ia32_rdtsc() + area->spin_cycles;
-  while (load(word) == last) {
-    const bool hand_over = load(area->wake_request) != 0;
-    if (!hand_over && __builtin_ia32_rdtsc() < deadline) {
+  u32 cpu;
+  u64 now = __builtin_ia32_rdtscp(&cpu);
+  area->cpu = cpu & kCpuMask;
+  const u64 deadline = now + area->spin_cycles;
+  for (;;) {
+    const u64 yield_at = now + kLookCycles;
+    do {
+      if (load(word) != last) break;
       __builtin_ia32_pause();
+    } while ((now = __builtin_ia32_rdtsc()) < yield_at);
+    if (load(word) != last) break;
+    if (now < deadline) {
+      host_call(__NR_sched_yield, 0, 0);
       continue;
     }
     __atomic_store_n(&area->sleeping, 1, __ATOMIC_SEQ_CST);
-    serve_wake_request(area);
     if (load(word) == last) host_call(__NR_futex, reinterpret_cast<u64>(&word), FUTEX_WAIT, last);
     __atomic_store_n(&area->sleeping, 0, __ATOMIC_SEQ_CST);
   }
@@ -90,6 +92,13 @@ RF_STUB_CODE void rf_trap_wait(Area* area) {
     asm volatile("jmp rf_trap_exit" : : "D"(area));
     __builtin_unreachable();
   }
+}
+
+// A patched system call: all but the vector state is in area->regs.
+RF_STUB_CODE void rf_trap_called(Area* area) {
+  area->kick_pending = 0;
+  publish(area, kCalled);
+  rf_trap_wait(area);
 }
 
 // The way back to guest code met a kick that had come before it.

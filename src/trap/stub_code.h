@@ -10,6 +10,7 @@
 extern "C" {
 extern const char __start_trap_stub[], __stop_trap_stub[];
 extern const char rf_trap_zygote[];  // entry of the zygote, a child of the sentry
+extern const char rf_trap_call[];    // where patched system calls lead
 void rf_trap_signal(int, siginfo_t*, ucontext_t*);
 }
 

@@ -73,6 +73,41 @@ Result<void> Process::execute_locked(std::span<const Command> commands, std::spa
   return result;
 }
 
+// Where guest code and the worker that waits for it are on the same core while another is idle, each system call costs two
+// task switches; the host's scheduler sees no reason to part them.
+void Process::move_away(const Thread& thread) {
+  SpinGuard guard(lock_);
+  const u32 tid = std::atomic_ref(control().area(thread.index).tid).load(std::memory_order_relaxed);
+  CommandPage& page = control().command_page(number_);
+  const int cpu = ::sched_getcpu();
+  if (cpu < 0 || static_cast<size_t>(cpu) >= 8 * sizeof page.others) return;
+  std::ranges::fill(page.everywhere, ~u64{0});
+  std::ranges::fill(page.others, ~u64{0});
+  page.others[cpu / 64] &= ~(u64{1} << cpu % 64);
+  const u64 size = sizeof page.others;
+  const Command commands[] = {
+      {SYS_sched_setaffinity, {tid, size, kCommand + offsetof(CommandPage, others), 0, 0, 0}},
+      {SYS_sched_setaffinity, {tid, size, kCommand + offsetof(CommandPage, everywhere), 0, 0, 0}},
+  };
+  (void)execute_locked(commands);  // it may be the only core
+}
+
+// Has the manager look at the command page, on the core that the calling thread is about to leave idle for it: to wake an
+// idle core takes many times as long.
+void Process::call_manager() {
+  CommandPage& page = control().command_page(number_);
+  const int cpu = ::sched_getcpu();
+  page.affinity_size = 0;
+  if (cpu != manager_cpu_ && cpu >= 0 && static_cast<size_t>(cpu) < 8 * sizeof page.affinity) {
+    std::ranges::fill(page.affinity, 0);
+    page.affinity[cpu / 64] = u64{1} << cpu % 64;
+    page.affinity_size = sizeof page.affinity;
+    manager_cpu_ = cpu;
+  }
+  std::atomic_ref(page.generation).fetch_add(1, std::memory_order_seq_cst);
+  (void)hostio::host_call(SYS_futex, &page.generation, FUTEX_WAKE, 1);
+}
+
 Result<void> Process::round(std::span<const Command> commands, std::span<const Command> child_commands) {
   CommandPage& page = control().command_page(number_);
   std::ranges::copy(commands, page.commands);
@@ -86,8 +121,7 @@ Result<void> Process::round(std::span<const Command> commands, std::span<const C
   if (dead_.load(std::memory_order_seq_cst)) {
     if (waiting_fd_.exchange(-1) != -1) return err(ESRCH);
   } else {
-    std::atomic_ref(page.generation).fetch_add(1, std::memory_order_seq_cst);
-    (void)hostio::host_call(SYS_futex, &page.generation, FUTEX_WAKE, 1);
+    call_manager();
   }
   auto wait = [&] {
     u64 more = 0;
@@ -147,6 +181,11 @@ void Process::give_back_thread(Thread* thread) {
   idle_.push_back(thread);
 }
 
+bool Process::single_threaded() {
+  SpinGuard guard(lock_);
+  return threads_.size() - idle_.size() <= 1;
+}
+
 void Process::kick(const Thread& thread) {
   const u32 tid = std::atomic_ref(control().area(thread.index).tid).load(std::memory_order_relaxed);
   const Command command{SYS_tgkill, {word(pid_), tid, word(kKickSignal), 0, 0, 0}};
@@ -160,8 +199,7 @@ void Process::kill() {
   page.commands[0] = {SYS_exit_group, {}};
   page.count = 1;
   page.done_fd = -1;
-  std::atomic_ref(page.generation).fetch_add(1, std::memory_order_seq_cst);
-  (void)hostio::host_call(SYS_futex, &page.generation, FUTEX_WAKE, 1);
+  call_manager();
 }
 
 // The host process has ended. On the reaper's thread.

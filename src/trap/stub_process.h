@@ -42,8 +42,12 @@ class Process {
   // A thread that is not in use, or a new one. EAGAIN: the host, or the sandbox, has no more threads.
   Result<Thread*> take_thread();
   void give_back_thread(Thread* thread);
+  // Whether no more than one thread is taken.
+  bool single_threaded();
   // Makes `thread` stop soon if it runs guest code.
   void kick(const Thread& thread);
+  // Moves `thread` to another core than the calling worker's. Nothing keeps it there.
+  void move_away(const Thread& thread);
   // The process can be trusted no more, or is wanted no more.
   void kill();
 
@@ -59,11 +63,14 @@ class Process {
   void died();
 
   Family& family_;
+  void call_manager();
+
   const u32 number_;
   const pid_t pid_;
   std::atomic<bool> dead_{false}, ending_{false};
   std::atomic<int> waiting_fd_{-1};  // who waits for the manager; taken by who finishes first, it or the process's end
   SpinLock lock_;
+  int manager_cpu_ = -1;  // where the manager was told to run
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Thread*> idle_;
 };

@@ -135,8 +135,13 @@ std::shared_ptr<const PatchedPage> CodePatches::patch(platform::Phys phys, const
   const auto& code = page->original_;
   if (offset + kSyscallSize + 1 > kPageSize || byte(code, offset) != 0x0f || byte(code, offset + 1) != 0x05)
     return nullptr;
+  // syscall(3) ends so: mov 8(%rsp), %r9; syscall; cmp $-4095, %rax.
+  static constexpr u8 kGeneric[] = {0x4c, 0x8b, 0x4c, 0x24, 0x08, 0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff};
   PatchedPage::Site site;
-  if (offset >= kMovSize && byte(code, offset - kMovSize) == kMovEax &&
+  if (offset >= kMovSize && offset - kMovSize + sizeof kGeneric <= kPageSize &&
+      std::memcmp(&code[offset - kMovSize], kGeneric, sizeof kGeneric) == 0) {
+    site = {offset - kMovSize, false};
+  } else if (offset >= kMovSize && byte(code, offset - kMovSize) == kMovEax &&
       static_cast<u64>(static_cast<u32>(relative(code, offset - 4))) == number) {
     site = {offset - kMovSize, false};
   } else if (alone && number == 0 && offset >= kXorSize && (byte(code, offset - 2) & ~2) == 0x31 &&

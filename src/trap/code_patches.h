@@ -8,7 +8,8 @@
 //                       lea after(%rip), %rcx
 //                       jmp *entry          rf_trap_call, in the stub's text
 //
-// The other form, `xor %eax, %eax; syscall`, is shorter than a jump; but a jump whose last byte is the one after the
+// Another instruction of the size of a jump may stand in the place of the mov. `xor %eax, %eax; syscall`, is shorter than a
+// jump; but a jump whose last byte is the one after the
 // SYSCALL leaves that as it is. Its SYSCALL instruction is lost, so its slot has another one, for those who are to
 // execute just that (a system call that is made again after a signal).
 //

@@ -111,6 +111,7 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
   // Who set it before it could see running_on_ did not kick.
   if (!interrupted_.load(std::memory_order_seq_cst)) {
     for (;;) {
+      seat.resumes(area());
       put(regs);
       exit = stopped(await(seat), space, regs);
       if (exit.kind != Exit::Kind::kPageFault || seat.kicked()) break;
@@ -173,6 +174,7 @@ void Context::resume(u32 action) {
   Area& a = area();
   a.action = action;
   sentry_patience_.waited(cycles() - stopped_at_);
+  a.step_aside = 0;
   a.spin_cycles = sentry_patience_.cycles();
   std::atomic_ref(a.state).store(kRunning, std::memory_order_relaxed);
   u32& word = process_->control().wake_word(thread_->index);
@@ -185,7 +187,7 @@ void Context::resume(u32 action) {
 u32 Context::await(Seat& seat) {
   u32& state = area().state;
   if (process_->dead()) return kDead;
-  u32 s = seat.wait(state, guest_patience_, kNever);
+  u32 s = seat.wait(state, guest_patience_, same_core_ != 0, kNever);
   u32 cpu;
   stopped_at_ = __builtin_ia32_rdtscp(&cpu);
   if (area().cpu == (cpu & kCpuMask)) [[unlikely]]
@@ -198,7 +200,7 @@ u32 Context::await(Seat& seat) {
   while (s == kRunning) {
     process_->kick(*thread_);
     seat.arm();
-    s = seat.wait(state, guest_patience_, monotonic_now() + kKickAgain);
+    s = seat.wait(state, guest_patience_, true, monotonic_now() + kKickAgain);
     if (s == kRunning && monotonic_now() > give_up) process_->kill();
     if (process_->dead()) return kDead;
   }
@@ -322,7 +324,7 @@ void Context::sync_fp() {
     resume(kSaveFp);
     Seat quiet;  // kicks are for who runs guest code
     u32 s = kRunning;
-    while (s == kRunning && !process_->dead()) s = quiet.wait(area().state, guest_patience_, monotonic_now() + kKickAgain);
+    while (s == kRunning && !process_->dead()) s = quiet.wait(area().state, guest_patience_, true, monotonic_now() + kKickAgain);
     if (s != kFpSaved) {
       xstate::reset({fp_.get(), size});
       return;

@@ -110,7 +110,8 @@ struct Area {
   // From the sentry.
   u32 action;
   u32 kick_pending;  // a kick found the thread in the stub's own code
-  u64 pad1;
+  u32 step_aside;    // another thread was resumed by the same worker: its core is perhaps this thread's
+  u32 pad1;
   u64 fp_load;  // address of an XSAVE image to be loaded before guest code goes on, or 0
   u64 fs_base, gs_base;
   u64 spin_cycles;  // how long to look for the next resumption before going to sleep
@@ -166,8 +167,9 @@ inline constexpr u32 kMaxCommands = 60, kMaxChildCommands = 4;
 // Linux has RDTSCP tell the number of the CPU in the low bits, and of the NUMA node above them.
 inline constexpr u32 kCpuMask = 0xfff;
 
-// How long those who wait for each other look before they yield, in cycles.
-inline constexpr u64 kLookCycles = 2'000;
+// How long those who wait for each other look before they yield, in cycles: when the answer comes from another core, and
+// when this one may be needed for it.
+inline constexpr u64 kLookCycles = 20'000, kGlanceCycles = 500;
 
 inline constexpr u64 kDone = 1, kFailed = u64{1} << 32;
 

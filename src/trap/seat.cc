@@ -6,7 +6,6 @@
 
 #include "core/cycles.h"
 #include "hostio/calls.h"
-#include "trap/layout.h"
 
 namespace rf::trap {
 void Seat::on_kick_signal() noexcept {
@@ -18,18 +17,18 @@ void Seat::on_kick_signal() noexcept {
   }
 }
 
-u32 Seat::wait(u32& word, Patience& patience, Nanos deadline) {
+u32 Seat::wait(u32& word, Patience& patience, bool same_core, Nanos deadline) {
   const u64 begin = cycles();
-  const u32 s = wait_from(begin, word, patience.cycles(), deadline);
+  const u32 s = wait_from(begin, word, patience.cycles(), same_core ? kGlanceCycles : kLookCycles, deadline);
   patience.waited(cycles() - begin);
   return s;
 }
 
 // Between looks the worker yields: the thread that it waits for may be on this very core.
-u32 Seat::wait_from(u64 begin, u32& word, u64 spin_cycles, Nanos deadline) {
+u32 Seat::wait_from(u64 begin, u32& word, u64 spin_cycles, u64 look_cycles, Nanos deadline) {
   std::atomic_ref<u32> state(word);
   for (u64 now = begin;;) {
-    const u64 yield_at = now + kLookCycles;
+    const u64 yield_at = now + look_cycles;
     do {
       const u32 s = state.load(std::memory_order_acquire);
       if (s != kRunning) return s;

@@ -54,11 +54,12 @@ template <class T>
   area->cpu = cpu & kCpuMask;
   const u64 deadline = now + area->spin_cycles;
   for (;;) {
-    const u64 yield_at = now + kLookCycles;
+    const u64 begin = now;
     do {
       if (load(word) != last) break;
       __builtin_ia32_pause();
-    } while ((now = __builtin_ia32_rdtsc()) < yield_at);
+      now = __builtin_ia32_rdtsc();
+    } while (now - begin < (load(area->step_aside) ? kGlanceCycles : kLookCycles));
     if (load(word) != last) break;
     if (now < deadline) {
       host_call(__NR_sched_yield, 0, 0);

@@ -283,7 +283,7 @@ MemoryManager::Impl::Fault MemoryManager::Impl::break_cow(Vma& v, UserAddr page)
     bool done = false;
     for (const Replaced& r : replaced) done |= r.va == page;
     if (!done && result) result = fail(Kind::kOutOfMemory);
-    if (!inval.empty()) space.commit(inval);
+    if (!inval.empty() && !space.maps_lazily()) space.commit(inval);
     for (Replaced& r : replaced) {
       count_pages({r.from, kPageSize}, false);
       // The tables are there: the page was mapped a moment ago.
@@ -292,6 +292,7 @@ MemoryManager::Impl::Fault MemoryManager::Impl::break_cow(Vma& v, UserAddr page)
       else
         frames.unref(r.to);
     }
+    if (!inval.empty()) space.commit(inval);
   }
   for (const Replaced& r : replaced) frames.unref(r.from);
   return result;

@@ -21,9 +21,9 @@ using Phys = u64;
 inline constexpr Phys kNoPhys = ~Phys{0};
 
 struct Backing {
-  int fd;      // borrowed
-  u64 offset;  // in fd, of the phys asked for
-  u64 len;     // bytes from there that are contiguous in fd
+  int fd;         // borrowed
+  u64 offset;     // in fd, of the phys asked for
+  u64 len;        // bytes from there that are contiguous in fd
   bool writable;  // the sandbox may write there
 };
 

@@ -87,6 +87,10 @@ class AddressSpace {
   // invalidation, and commit() is free. What is left to do is to unmap, or to destroy it.
   virtual void retire() {}
 
+  // Whether guest code sees what map() maps no sooner than at a fault or at commit(): a page may then be unmapped,
+  // mapped anew and committed once.
+  virtual bool maps_lazily() const { return false; }
+
   // For a platform that puts pages of its own among the guest's. `vacant` tells whether the guest has no mapping in a
   // range; false, too, when that cannot be told without suspending. occupy() is called, under the lock that serialises
   // changes of mappings, when a range is one no longer.

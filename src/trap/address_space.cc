@@ -20,8 +20,7 @@ constexpr u64 kPresent = PageMap::kPresent, kWrite = PageMap::kWrite, kExec = Pa
 constexpr u64 kInstalled = PageMap::kInstalled;
 constexpr u64 kRights = kWrite | kExec;
 constexpr int kInstalledShift = 3;  // from kWrite to kInstalledWrite
-constexpr u64 kInstalledAll =
-    kInstalled | PageMap::kInstalledWrite | PageMap::kInstalledExec | PageMap::kPatched;
+constexpr u64 kInstalledAll = kInstalled | PageMap::kInstalledWrite | PageMap::kInstalledExec | PageMap::kPatched;
 static_assert(kWrite << kInstalledShift == PageMap::kInstalledWrite);
 static_assert(kExec << kInstalledShift == PageMap::kInstalledExec);
 
@@ -95,6 +94,20 @@ void AddressSpace::protect(u64 va, u64 len, Prot prot, Invalidation& inval) {
   if (any) inval.ranges.push_back({va, 0, len});
 }
 
+// What has been mapped anew there since takes the place of the old.
+void AddressSpace::add_removal(const Range& range, std::vector<Command>& commands) {
+  u64 at = range.start;
+  const auto remove_to = [&](u64 end) {
+    if (at < end) commands.push_back({SYS_munmap, {at, end - at, 0, 0, 0, 0}});
+  };
+  pages_.visit(range.start, range.end, [&](u64 va, u64& entry) {
+    remove_to(va);
+    if (const u64 v = PageMap::load(entry); !(v & kInstalled)) add_mapping(va, v, commands);
+    at = va + kPageSize;
+  });
+  remove_to(range.end);
+}
+
 void AddressSpace::commit(Invalidation& inval) {
   inval.ranges.clear();
   SpinGuard guard(lock_);
@@ -102,7 +115,7 @@ void AddressSpace::commit(Invalidation& inval) {
   for (const Range& r : pending_) {
     if (r.start == r.end) continue;
     if (r.rights == kUnmapped)
-      commands.push_back({SYS_munmap, {r.start, r.end - r.start, 0, 0, 0, 0}});
+      add_removal(r, commands);
     else
       commands.push_back({SYS_mprotect, {r.start, r.end - r.start, host_prot(r.rights), 0, 0, 0}});
   }
@@ -150,8 +163,8 @@ void AddressSpace::for_each(u64 va, u64 len, const std::function<void(u64, Phys,
   if (start != next) f(start, phys_of(first), next - start, prot_of(first));
 }
 
-// Adds the host calls that map the page of va and what is around it: as far as pages follow one another, are alike and not
-// mapped yet.
+// Adds the host calls that map the page of va and what is around it: as far as pages follow one another, are alike and
+// not mapped yet.
 void AddressSpace::add_mapping(u64 va, u64 entry, std::vector<Command>& commands) {
   const u64 phys = phys_of(entry), rights = entry & kRights;
   const platform::Backing backing = memory_.backing(phys);
@@ -212,6 +225,17 @@ AddressSpace::Install AddressSpace::install(u64 va, Access access) {
   return Install::kRefused;
 }
 
+void AddressSpace::install_early(std::initializer_list<u64> vas) {
+  SpinGuard guard(lock_);
+  std::vector<Command> commands;
+  for (const u64 va : vas) {
+    const u64* e = va < kGuestAddressLimit ? pages_.find(va) : nullptr;
+    const u64 v = e ? PageMap::load(*e) : 0;
+    if ((v & (kPresent | kInstalled)) == kPresent) add_mapping(page_down(va), v, commands);
+  }
+  if (auto r = process_->execute(commands); !r && errno_value(r.error()) == ENOMEM) drop_all();
+}
+
 // --- Patched code ---------------------------------------------------------------------------------
 
 Command AddressSpace::map_patches(u64 va, u64 offset) const {
@@ -220,8 +244,7 @@ Command AddressSpace::map_patches(u64 va, u64 offset) const {
 }
 
 // Adds the host calls that map a patched page and its trampolines. False: there is no room for those.
-bool AddressSpace::add_patched(u64 va, const std::shared_ptr<const PatchedPage>& page,
-                               std::vector<Command>& commands) {
+bool AddressSpace::add_patched(u64 va, const std::shared_ptr<const PatchedPage>& page, std::vector<Command>& commands) {
   const u64 trampolines = va + kTrampolineDistance;
   if (trampolines > kGuestAddressLimit - kPageSize || !vacant_) return false;
   // Whoever maps something there after this look comes to occupy(), and waits there for the lock.
@@ -248,8 +271,8 @@ void AddressSpace::patch(u64 after, u64 number) {
   if (!GuestMemory::in_window(phys)) return;
   const platform::Backing backing = memory_.backing(phys);
   if (backing.writable) return;
-  const auto page = patches_.patch(phys, backing, static_cast<u32>(after - kSyscallSize - va), number,
-                                   process_->single_threaded());
+  const auto page =
+      patches_.patch(phys, backing, static_cast<u32>(after - kSyscallSize - va), number, process_->single_threaded());
   if (!page) return;
   if (auto it = patched_pages_.find(va); it != patched_pages_.end() && it->second == page) return;
   std::vector<Command> commands;

@@ -31,6 +31,7 @@ class AddressSpace final : public platform::AddressSpace {
   void unmap(u64 va, u64 len, platform::Invalidation& inval) override;
   void protect(u64 va, u64 len, platform::Prot prot, platform::Invalidation& inval) override;
   void commit(platform::Invalidation& inval) override;
+  bool maps_lazily() const override { return true; }
   void retire() override;
   void set_vacancy_test(std::function<bool(u64 va, u64 len)> vacant) override { vacant_ = std::move(vacant); }
   void occupy(u64 va, u64 len) override;
@@ -44,14 +45,16 @@ class AddressSpace final : public platform::AddressSpace {
   };
   // Gives the stub process what map() noted for the page of va.
   Install install(u64 va, platform::Access access);
+  // The same for pages that guest code is going to touch first, where there is something to map.
+  void install_early(std::initializer_list<u64> vas);
 
   // The SYSCALL before `after`, made with `number`, has trapped often: patches it if that can be done.
   void patch(u64 after, u64 number);
   // Takes all patches back, for good: guest code comes that would not bear them.
   void stop_patching();
   bool patched() const { return patched_once_.load(std::memory_order_relaxed); }
-  // If patched(): for a thread that was stopped at rip: where it would be in code without patches; and where it has to go
-  // on for what is at rip there.
+  // If patched(): for a thread that was stopped at rip: where it would be in code without patches; and where it has to
+  // go on for what is at rip there.
   u64 original_place(u64 rip);
   u64 patched_place(u64 rip);
 
@@ -64,6 +67,7 @@ class AddressSpace final : public platform::AddressSpace {
   };
   static constexpr u64 kUnmapped = ~u64{0};
   void narrow(u64 va, u64 rights);
+  void add_removal(const Range& range, std::vector<Command>& commands);
   void add_mapping(u64 va, u64 entry, std::vector<Command>& commands);
   bool add_patched(u64 va, const std::shared_ptr<const PatchedPage>& page, std::vector<Command>& commands);
   Command map_patches(u64 va, u64 offset) const;

@@ -37,8 +37,8 @@ s32 relative(std::span<const std::byte> page, size_t at) {
   return v;
 }
 
-// Whether something that could be a jump leads into (start, end). It looks at every byte as if an instruction began there,
-// so it finds what is none; but misses none of this page, and functions seldom jump into each other's middle.
+// Whether something that could be a jump leads into (start, end). It looks at every byte as if an instruction began
+// there, so it finds what is none; but misses none of this page, and functions seldom jump into each other's middle.
 bool jumped_into(std::span<const std::byte> page, u32 start, u32 end) {
   const auto inside = [&](s64 target) { return target > start && target < end; };
   for (u32 i = 0; i + 2 <= kPageSize; ++i) {
@@ -142,7 +142,7 @@ std::shared_ptr<const PatchedPage> CodePatches::patch(platform::Phys phys, const
       std::memcmp(&code[offset - kMovSize], kGeneric, sizeof kGeneric) == 0) {
     site = {offset - kMovSize, false};
   } else if (offset >= kMovSize && byte(code, offset - kMovSize) == kMovEax &&
-      static_cast<u64>(static_cast<u32>(relative(code, offset - 4))) == number) {
+             static_cast<u64>(static_cast<u32>(relative(code, offset - 4))) == number) {
     site = {offset - kMovSize, false};
   } else if (alone && number == 0 && offset >= kXorSize && (byte(code, offset - 2) & ~2) == 0x31 &&
              byte(code, offset - 1) == 0xc0 && byte(code, offset + kSyscallSize) == kRex) {

@@ -8,10 +8,10 @@
 //                       lea after(%rip), %rcx
 //                       jmp *entry          rf_trap_call, in the stub's text
 //
-// Another instruction of the size of a jump may stand in the place of the mov. `xor %eax, %eax; syscall`, is shorter than a
-// jump; but a jump whose last byte is the one after the
-// SYSCALL leaves that as it is. Its SYSCALL instruction is lost, so its slot has another one, for those who are to
-// execute just that (a system call that is made again after a signal).
+// Another instruction of the size of a jump may stand in the place of the mov. `xor %eax, %eax; syscall`, is shorter
+// than a jump; but a jump whose last byte is the one after the SYSCALL leaves that as it is. Its SYSCALL instruction is
+// lost, so its slot has another one, for those who are to execute just that (a system call that is made again after a
+// signal).
 //
 // The slots of a page are kTrampolineDistance above it, which makes the last byte of all jumps 0x48: what follows most
 // system calls (a REX prefix). Both pages say nothing of where they are, so all address spaces share them.
@@ -39,7 +39,8 @@ class PatchedPage {
   u64 code_offset() const { return offset_; }
   u64 trampolines_offset() const { return offset_ + kPageSize; }
 
-  // For a thread that was stopped in the trampolines: where it would be without them. None: not at an instruction there.
+  // For a thread that was stopped in the trampolines: where it would be without them. None: not at an instruction
+  // there.
   std::optional<u32> original_of(u32 trampoline) const;
   // For a thread that is to go on at a SYSCALL that is not there any more: where another is in the trampolines.
   std::optional<u32> moved(u32 code) const;
@@ -76,8 +77,8 @@ class CodePatches {
   // The same with the SYSCALL at `offset`, which was made with `number`, patched too. Null: its surroundings do not
   // allow it, or there are enough patched pages. The short form only if `alone`: no other thread can be between its two
   // instructions when the page is exchanged.
-  std::shared_ptr<const PatchedPage> patch(platform::Phys phys, const platform::Backing& backing, u32 offset, u64 number,
-                                           bool alone);
+  std::shared_ptr<const PatchedPage> patch(platform::Phys phys, const platform::Backing& backing, u32 offset,
+                                           u64 number, bool alone);
 
  private:
   using Page = std::array<std::byte, kPageSize>;
@@ -90,7 +91,7 @@ class CodePatches {
   std::byte* base_ = nullptr;
   SpinLock lock_;
   std::unordered_map<platform::Phys, std::shared_ptr<const PatchedPage>> newest_;
-  std::atomic<u32> count_{0};                // copies made
+  std::atomic<u32> count_{0};                 // copies made
   std::array<std::atomic<u64>, 64> known_{};  // a bit for each of newest_, by the low bits of its page's number
 };
 

@@ -63,7 +63,7 @@ Context::~Context() { unbind(); }
 Area& Context::area() const { return process_->control().area(thread_->index); }
 
 // Sees to it that there is a stub thread in the process of `space`. False: the host has no more.
-bool Context::bind(AddressSpace& space) {
+bool Context::bind(AddressSpace& space, const Registers& regs) {
   if (thread_ && process_ == space.process()) [[likely]]
     return true;
   sync_fp();
@@ -72,6 +72,7 @@ bool Context::bind(AddressSpace& space) {
   if (!thread) return false;
   process_ = space.process();
   thread_ = *thread;
+  space.install_early({regs.rip, regs.rsp, regs.fs_base});
   return true;
 }
 
@@ -96,7 +97,7 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
     space.stop_patching();
   if (regs.rip != after_call_ && space.patched()) [[unlikely]]
     regs.rip = space.patched_place(regs.rip);
-  if (!bind(space)) return exception(SIGKILL, SI_KERNEL, 0, 0, 0);
+  if (!bind(space, regs)) return exception(SIGKILL, SI_KERNEL, 0, 0, 0);
   if (fault_ != kNoFault) {
     space.install(fault_, fault_access_);
     fault_ = kNoFault;
@@ -324,7 +325,8 @@ void Context::sync_fp() {
     resume(kSaveFp);
     Seat quiet;  // kicks are for who runs guest code
     u32 s = kRunning;
-    while (s == kRunning && !process_->dead()) s = quiet.wait(area().state, guest_patience_, true, monotonic_now() + kKickAgain);
+    while (s == kRunning && !process_->dead())
+      s = quiet.wait(area().state, guest_patience_, true, monotonic_now() + kKickAgain);
     if (s != kFpSaved) {
       xstate::reset({fp_.get(), size});
       return;

@@ -38,7 +38,7 @@ class Context final : public platform::Context {
 
   bool take_interrupt() { return interrupted_.exchange(false, std::memory_order_acq_rel); }
   Area& area() const;
-  bool bind(AddressSpace& space);
+  bool bind(AddressSpace& space, const Registers& regs);
   void unbind();
   void put(const Registers& regs);
   void resume(u32 action);
@@ -63,10 +63,10 @@ class Context final : public platform::Context {
   std::array<Trapping, 16> trapping_;
   u64 after_call_ = 0;  // where the last run() ended, if by a system call
   Thread* thread_ = nullptr;
-  Patience guest_patience_;   // of a worker that waits for guest code to stop
-  Patience sentry_patience_;  // of the stub thread that waits for the sentry
-  u64 stopped_at_ = 0;        // cycles
-  u32 same_core_ = 0;         // stops in a row that found the stub thread on the worker's core
+  Patience guest_patience_;             // of a worker that waits for guest code to stop
+  Patience sentry_patience_;            // of the stub thread that waits for the sentry
+  u64 stopped_at_ = 0;                  // cycles
+  u32 same_core_ = 0;                   // stops in a row that found the stub thread on the worker's core
   u64 next_move_ = 0, move_pause_ = 0;  // cycles
   u64 fault_ = 0;  // the last page fault, to be mapped before guest code goes on: its address, or kNoFault
   platform::Access fault_access_ = platform::Access::kNone;

@@ -47,10 +47,10 @@ Setup<FilterProgram> compile(std::span<const int> calls) {
 
 Setup<FilterProgram> manager_filter() {
   static constexpr int kCalls[] = {
-      SCMP_SYS(futex),      SCMP_SYS(write),      SCMP_SYS(mmap),        SCMP_SYS(munmap), SCMP_SYS(mprotect),
-      SCMP_SYS(clone),      SCMP_SYS(prctl),      SCMP_SYS(getppid),     SCMP_SYS(tgkill), SCMP_SYS(rt_sigprocmask),
-      SCMP_SYS(arch_prctl), SCMP_SYS(exit_group), SCMP_SYS(sigaltstack), SCMP_SYS(seccomp), SCMP_SYS(sched_yield),
-      SCMP_SYS(sched_setaffinity)};
+      SCMP_SYS(futex),       SCMP_SYS(write),          SCMP_SYS(mmap),        SCMP_SYS(munmap),
+      SCMP_SYS(mprotect),    SCMP_SYS(clone),          SCMP_SYS(prctl),       SCMP_SYS(getppid),
+      SCMP_SYS(tgkill),      SCMP_SYS(rt_sigprocmask), SCMP_SYS(arch_prctl),  SCMP_SYS(exit_group),
+      SCMP_SYS(sigaltstack), SCMP_SYS(seccomp),        SCMP_SYS(sched_yield), SCMP_SYS(sched_setaffinity)};
   return compile(kCalls);
 }
 

@@ -157,7 +157,7 @@ struct CommandPage {
   u32 affinity_size;  // of the mask in use, in bytes; 0: the manager stays where it is
   u32 pad[11];
   Command commands[60];
-  u64 affinity[16];  // the CPUs that the manager is to run on from here on
+  u64 affinity[16];                // the CPUs that the manager is to run on from here on
   u64 others[16], everywhere[16];  // CPUs, for commands to point to
   u64 pad2[4];
   Command child_commands[4];  // what the child of a clone does first
@@ -167,8 +167,8 @@ inline constexpr u32 kMaxCommands = 60, kMaxChildCommands = 4;
 // Linux has RDTSCP tell the number of the CPU in the low bits, and of the NUMA node above them.
 inline constexpr u32 kCpuMask = 0xfff;
 
-// How long those who wait for each other look before they yield, in cycles: when the answer comes from another core, and
-// when this one may be needed for it.
+// How long those who wait for each other look before they yield, in cycles: when the answer comes from another core,
+// and when this one may be needed for it.
 inline constexpr u64 kLookCycles = 20'000, kGlanceCycles = 500;
 
 inline constexpr u64 kDone = 1, kFailed = u64{1} << 32;

@@ -11,8 +11,8 @@
 namespace rf::trap {
 
 // How long to look for something before going to sleep. To be woken on an idle core costs about 150,000 cycles, and two
-// threads that wait for each other may each have to be, so a wait that might have been much shorter had nobody slept lasts
-// up to kMost. Where waits are longer than that, it soon stops trying.
+// threads that wait for each other may each have to be, so a wait that might have been much shorter had nobody slept
+// lasts up to kMost. Where waits are longer than that, it soon stops trying.
 class Patience {
  public:
   u64 cycles() const { return kMost >> misses_; }
@@ -37,7 +37,8 @@ class Seat final : public GuestKicker {
   // `same_core`: the thread that is to answer was last seen on this core.
   u32 wait(u32& word, Patience& patience, bool same_core, Nanos deadline);
 
-  // The worker resumes the thread of `area`: the one that it resumed before is to make room, if it looks for more to do.
+  // The worker resumes the thread of `area`: the one that it resumed before is to make room, if it looks for more to
+  // do.
   void resumes(Area& area) {
     if (last_ && last_ != &area) std::atomic_ref(last_->step_aside).store(1, std::memory_order_relaxed);
     last_ = &area;

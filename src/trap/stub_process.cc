@@ -73,8 +73,8 @@ Result<void> Process::execute_locked(std::span<const Command> commands, std::spa
   return result;
 }
 
-// Where guest code and the worker that waits for it are on the same core while another is idle, each system call costs two
-// task switches; the host's scheduler sees no reason to part them.
+// Where guest code and the worker that waits for it are on the same core while another is idle, each system call costs
+// two task switches; the host's scheduler sees no reason to part them.
 void Process::move_away(const Thread& thread) {
   SpinGuard guard(lock_);
   const u32 tid = std::atomic_ref(control().area(thread.index).tid).load(std::memory_order_relaxed);
@@ -92,8 +92,8 @@ void Process::move_away(const Thread& thread) {
   (void)execute_locked(commands);  // it may be the only core
 }
 
-// Has the manager look at the command page, on the core that the calling thread is about to leave idle for it: to wake an
-// idle core takes many times as long.
+// Has the manager look at the command page, on the core that the calling thread is about to leave idle for it: to wake
+// an idle core takes many times as long.
 void Process::call_manager() {
   CommandPage& page = control().command_page(number_);
   const int cpu = ::sched_getcpu();
@@ -228,7 +228,8 @@ Setup<std::unique_ptr<Family>> Family::create(u32 workers) {
   RF_CHECK(size <= kTextSize, "the stub's code has outgrown its pages");
   std::memcpy(f->control_->text(), __start_trap_stub, size);
   TRY(f->start_zygote());
-  TRY(f->start_reaper());
+  TRY(f->start_thread(&Family::reap, "waits for guest processes"));
+  TRY(f->start_thread(&Family::raise, "makes guest processes"));
   return f;
 }
 
@@ -250,11 +251,16 @@ Setup<void> Family::start_zygote() {
   return {};
 }
 
-Setup<void> Family::start_reaper() {
+Setup<void> Family::start_thread(void (Family::*body)(), const char* what) {
   // Signals are for the other threads.
   sigset_t all, before;
   sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  struct Start {
+    Family* family;
+    void (Family::*body)();
+  };
+  auto start = std::make_unique<Start>(this, body);
   pthread_t thread;
   pthread_attr_t attributes;
   ::pthread_attr_init(&attributes);
@@ -262,14 +268,16 @@ Setup<void> Family::start_reaper() {
   ::pthread_attr_setstacksize(&attributes, 256 << 10);
   const int rc = ::pthread_create(
       &thread, &attributes,
-      [](void* family) -> void* {
-        static_cast<Family*>(family)->reap();
+      [](void* p) -> void* {
+        const std::unique_ptr<Start> s(static_cast<Start*>(p));
+        (s->family->*s->body)();
         return nullptr;
       },
-      this);
+      start.get());
   ::pthread_attr_destroy(&attributes);
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (rc != 0) return setup_error("cannot start the thread that waits for guest processes: " + errno_text(rc));
+  if (rc != 0) return setup_error(fmt::format("cannot start the thread that {}: {}", what, errno_text(rc)));
+  (void)start.release();
   return {};
 }
 
@@ -287,7 +295,13 @@ void Family::reap() {
 void Family::ended(pid_t pid, int code, int status) {
   SpinGuard guard(lock_);
   auto it = alive_.find(pid);
-  if (it == alive_.end()) return;  // a child that the launcher's predecessor left to it
+  if (it == alive_.end()) {
+    // One that is just being made, or a child that the launcher's predecessor left to it.
+    constexpr size_t kMost = 64;
+    if (early_ends_.size() == kMost) early_ends_.erase(early_ends_.begin());
+    early_ends_.push_back(pid);
+    return;
+  }
   Record& r = it->second;
   if (r.process) {
     if (pid == zygote_->pid_ || (code != CLD_EXITED && status == SIGKILL))
@@ -328,7 +342,43 @@ int Family::done_fd() const {
 }
 
 Result<std::shared_ptr<Process>> Family::create_process() {
-  SpinGuard guard(lock_);
+  std::shared_ptr<Process> p;
+  {
+    SpinGuard guard(ready_lock_);
+    if (!ready_.empty()) {
+      p = std::move(ready_.back());
+      ready_.pop_back();
+    }
+    if (++created_ == 1) return clone_process();
+  }
+  wanted_.fetch_add(1, std::memory_order_release);
+  wanted_.notify_one();
+  if (p && !p->dead()) return p;
+  return clone_process();
+}
+
+// The thread that makes processes ahead of use.
+void Family::raise() {
+  for (u32 wanted = 0;;) {
+    wanted_.wait(wanted, std::memory_order_acquire);
+    wanted = wanted_.load(std::memory_order_acquire);
+    for (;;) {
+      {
+        SpinGuard guard(ready_lock_);
+        if (ready_.size() >= kReady) break;
+      }
+      auto p = clone_process();
+      if (!p) break;
+      auto thread = (*p)->take_thread();
+      if (!thread) break;
+      (*p)->give_back_thread(*thread);
+      SpinGuard guard(ready_lock_);
+      ready_.push_back(*std::move(p));
+    }
+  }
+}
+
+Result<std::shared_ptr<Process>> Family::clone_process() {
   const u32 number = TRY(control_->take_stub());
   Process& zygote = *zygote_;
   const Area& result = control_->area(0);
@@ -337,13 +387,19 @@ Result<std::shared_ptr<Process>> Family::create_process() {
       {SYS_munmap, {Control::area_address(0), kAreaSize, 0, 0, 0, 0}},
       map_control(control_->fd(), kCommand, kPageSize, Control::command_offset(number), PROT_READ),
   };
-  SpinGuard zygote_guard(zygote.lock_);
-  if (auto r = zygote.execute_locked({&clone, 1}, setup); !r) {
-    control_->give_back_stub(number);
-    return err(EAGAIN);
+  pid_t pid;
+  {
+    SpinGuard zygote_guard(zygote.lock_);
+    if (auto r = zygote.execute_locked({&clone, 1}, setup); !r) {
+      control_->give_back_stub(number);
+      return err(EAGAIN);
+    }
+    pid = static_cast<pid_t>(result.tid);
   }
-  const auto pid = static_cast<pid_t>(result.tid);
   std::shared_ptr<Process> p(new Process(*this, number, pid));
+  SpinGuard guard(lock_);
+  if (std::erase(early_ends_, pid) != 0)
+    die(fmt::format("a process that was to run guest code ({}) was ended from outside", pid));
   alive_.emplace(pid, Record{p.get(), number, {}});
   return p;
 }

@@ -81,6 +81,7 @@ class Family {
   static Setup<std::unique_ptr<Family>> create(u32 workers);
   ~Family();
 
+  // A process without threads in use. EAGAIN: the host, or the sandbox, has no more.
   Result<std::shared_ptr<Process>> create_process();
   Control& control() { return *control_; }
   pid_t zygote() const { return zygote_->pid_; }
@@ -89,8 +90,10 @@ class Family {
   friend class Process;
   Family() = default;
   Setup<void> start_zygote();
-  Setup<void> start_reaper();
+  Setup<void> start_thread(void (Family::*body)(), const char* what);
   void reap();
+  void raise();
+  Result<std::shared_ptr<Process>> clone_process();
   void ended(pid_t pid, int code, int status);
   void forget(Process& p);
   int done_fd() const;  // of the calling thread
@@ -100,6 +103,14 @@ class Family {
   mutable SpinLock other_lock_;
   std::unique_ptr<Process> zygote_;
 
+  // Processes made ahead of use, each with a thread, by a thread of its own. An idle sandbox that never had more than
+  // one process has none.
+  static constexpr size_t kReady = 3;
+  SpinLock ready_lock_;
+  std::vector<std::shared_ptr<Process>> ready_;
+  u64 created_ = 0;
+  std::atomic<u32> wanted_{0};  // changes when ready_ has become shorter
+
   SpinLock lock_;
   struct Record {
     Process* process;  // null once the sentry has let go of it
@@ -107,6 +118,7 @@ class Family {
     std::vector<u32> threads;
   };
   std::unordered_map<pid_t, Record> alive_;
+  std::vector<pid_t> early_ends_;  // of children that are not, or not yet, in alive_
 };
 
 }  // namespace rf::trap

@@ -27,8 +27,8 @@ Result<void> own(Task& t, fs::File& f) {
   const fs::Context ctx = t.fs_context();
   const u32 uid = ctx.creds.fsuid, gid = ctx.creds.fsgid;
   if (uid == 0 && gid == 0) return {};
-  return f.inode().setattr(
-      ctx, {.mask = fs::AttributeChange::kUid | fs::AttributeChange::kGid, .uid = uid, .gid = gid});
+  return f.inode().setattr(ctx,
+                           {.mask = fs::AttributeChange::kUid | fs::AttributeChange::kGid, .uid = uid, .gid = gid});
 }
 
 Result<Nanos> to_nanos(const __kernel_timespec& ts) {

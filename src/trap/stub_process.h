@@ -90,7 +90,7 @@ class Family {
 
   std::unique_ptr<Control> control_;
   std::vector<hostio::HostFd> done_fds_;  // one a worker, and one for all other threads
-  mutable SpinLock other_lock_;
+  std::atomic<bool> reaping_{false};
   std::unique_ptr<Process> zygote_;
 
   SpinLock lock_;

@@ -57,8 +57,8 @@ typedef struct {
   int code, data;
 } stub_range;
 static const stub_range kStub[] = {
-    {LIMIT + 0x1000, LIMIT + 0x5000, 1, 0},      {LIMIT + 0x100000, LIMIT + 0x101000, 0, 0},
-    {LIMIT + 0x200000, LIMIT + 0x220000, 0, 0},  {LIMIT + 0x300000, LIMIT + 0x301000, 0, 0},
+    {LIMIT + 0x1000, LIMIT + 0x5000, 1, 0},         {LIMIT + 0x100000, LIMIT + 0x101000, 0, 0},
+    {LIMIT + 0x200000, LIMIT + 0x220000, 0, 0},     {LIMIT + 0x300000, LIMIT + 0x301000, 0, 0},
     {LIMIT + 0x10000000, LIMIT + 0x90000000, 0, 1},
 };
 

@@ -63,6 +63,8 @@ Result<void> Process::execute(std::span<const Command> commands) {
 }
 
 Result<void> Process::execute_locked(std::span<const Command> commands, std::span<const Command> child_commands) {
+  // Its last command stays where it is until it has been read.
+  if (ending_) return err(ESRCH);
   Result<void> result;
   while (!commands.empty()) {
     const size_t n = std::min<size_t>(commands.size(), kMaxCommands);

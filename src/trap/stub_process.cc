@@ -253,14 +253,18 @@ void Family::reap() {
 }
 
 void Family::ended(pid_t pid, int code, int status) {
+  auto from_outside = [&] {
+    die(fmt::format("a process that runs guest code ({}) was ended from outside: {} {}", pid,
+                    code == CLD_EXITED ? "status" : "signal", status));
+  };
+  // Who holds the lock may wait for the zygote.
+  if (pid == zygote_->pid_) from_outside();
   SpinGuard guard(lock_);
   auto it = alive_.find(pid);
   if (it == alive_.end()) return;  // a child that the launcher's predecessor left to it
   Record& r = it->second;
   if (r.process) {
-    if (pid == zygote_->pid_ || (code != CLD_EXITED && status == SIGKILL))
-      die(fmt::format("a process that runs guest code ({}) was ended from outside: {} {}", pid,
-                      code == CLD_EXITED ? "status" : "signal", status));
+    if (code != CLD_EXITED && status == SIGKILL) from_outside();
     if (!r.process->ending_)
       RF_WARN("stub process {} ended itself: {} {}", pid, code == CLD_EXITED ? "status" : "signal", status);
     r.process->died();

@@ -77,6 +77,8 @@ class FileSystem : public RefCounted {
   virtual bool needs_revalidation() const { return false; }
   // Whether look-ups may be cached at all (proc's may not).
   virtual bool cacheable() const { return true; }
+  // Whether the look-up of an unknown name finds a place where something could be made (proc's fails: ENOENT for all).
+  virtual bool has_free_names() const { return true; }
 
   // The last mount of it has gone, and with it every open file and path: drop what makes cycles of references (the
   // tree of an in-memory file system). It may be mounted again all the same. May suspend.

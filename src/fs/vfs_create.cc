@@ -47,7 +47,7 @@ Result<void> may_link(const Context& ctx, Inode& target) {
 }  // namespace
 
 Result<void> may_create(const Context& ctx, const Dentry& dir) {
-  if (dir.unlinked()) return err(ENOENT);
+  if (dir.unlinked() || !dir.inode()->fs().has_free_names()) return err(ENOENT);
   return inode_permission(ctx, *dir.inode(), W_OK | X_OK);
 }
 

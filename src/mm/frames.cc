@@ -281,6 +281,8 @@ void FramesImpl::drop(Phys p, u64 pages, u64 amount) {
 
 void FramesImpl::drop_window(Phys p, u64 pages) {
   WindowRange& w = window(p);
+  RF_CHECK(p % GuestMemory::kWindowChunk + (pages << kPageShift) <= GuestMemory::kWindowChunk,
+           "references of more than one chunk of the file window dropped at once");
   u64 old = w.refs.fetch_sub(pages, std::memory_order_acq_rel);
   RF_CHECK(old >= pages, "reference of a free window page dropped");
   if (old != pages) return;

@@ -99,7 +99,8 @@ class AddressSpace {
 
   // What is mapped at va. Cheap: tens of nanoseconds.
   virtual Mapping lookup(u64 va) const = 0;
-  // Calls f(va, phys, len, prot) for the present ranges within [va, va+len), in order.
+  // Calls f(va, phys, len, prot) for the present ranges within [va, va+len), in order. None crosses from one chunk of
+  // the file window (GuestMemory::kWindowChunk) to the next: references are counted by chunk.
   virtual void for_each(u64 va, u64 len, const std::function<void(u64, Phys, u64, Prot)>& f) const = 0;
 };
 

@@ -23,6 +23,14 @@ SysResult file_too_big(Task& t) {
   return err(EFBIG);
 }
 
+Result<void> own(Task& t, fs::File& f) {
+  const fs::Context ctx = t.fs_context();
+  const u32 uid = ctx.creds.fsuid, gid = ctx.creds.fsgid;
+  if (uid == 0 && gid == 0) return {};
+  return f.inode().setattr(ctx,
+                           {.mask = fs::AttributeChange::kUid | fs::AttributeChange::kGid, .uid = uid, .gid = gid});
+}
+
 Result<Nanos> to_nanos(const __kernel_timespec& ts) {
   if (ts.tv_sec < 0 || ts.tv_nsec < 0 || ts.tv_nsec >= kNanosPerSecond) return err(EINVAL);
   if (ts.tv_sec >= kNever / kNanosPerSecond) return kNever;

@@ -37,6 +37,10 @@ SysResult finish_write(Task& t, const fs::File& f, const Result<size_t>& r);
 // Raises SIGXFSZ and gives EFBIG.
 SysResult file_too_big(Task& t);
 
+// What a call made that is in no directory belongs to who made it, as far as its owner can be seen: pipes, sockets and
+// memfds. Anonymous inodes stay root's.
+Result<void> own(Task& t, fs::File& f);
+
 // A relative time-out from guest memory (null: kNever) as an absolute deadline. EINVAL, EFAULT.
 Result<Nanos> read_timeout(Task& t, mm::UserPtr<__kernel_timespec> p);
 // EINVAL unless 0 <= nsec < 1e9 and sec >= 0.

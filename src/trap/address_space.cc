@@ -153,7 +153,8 @@ void AddressSpace::for_each(u64 va, u64 len, const std::function<void(u64, Phys,
   u64 start = 0, next = 0, first = 0;
   pages_.visit(va, va + len, [&](u64 at, u64& entry) {
     const u64 v = PageMap::load(entry);
-    if (next == at && start != next && phys_of(v) == phys_of(first) + (at - start) && ((v ^ first) & kRights) == 0) {
+    if (next == at && start != next && phys_of(v) == phys_of(first) + (at - start) && ((v ^ first) & kRights) == 0 &&
+        phys_of(v) % GuestMemory::kWindowChunk != 0) {
       next += kPageSize;
       return;
     }

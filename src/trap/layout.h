@@ -1,7 +1,7 @@
 // What the sentry and the stub processes share: where the stub's own pages are in a stub process, and what is in them.
 // Read by C++ and by the assembler.
 //
-// A stub process holds guest memory below platform::kGuestAddressLimit and, above it, only these:
+// A stub process holds guest memory below platform::kGuestAddressLimit and, above it and a page of nothing, only these:
 //
 //   kText    read, execute  the stub's code: one copy for all, see stub.S and stub_code.cc
 //   kConst   read           seccomp programs, the sentry's pid
@@ -48,7 +48,7 @@
 #define RF_REG_RSP 152
 #define RF_REG_SS 160
 
-#define RF_STUB_TEXT 0x700000000000
+#define RF_STUB_TEXT 0x700000001000
 #define RF_STUB_CONST 0x700000100000
 #define RF_STUB_WAKE 0x700000200000
 #define RF_STUB_COMMAND 0x700000300000
@@ -81,7 +81,8 @@ namespace rf::trap {
 
 inline constexpr u64 kText = RF_STUB_TEXT, kConst = RF_STUB_CONST, kWake = RF_STUB_WAKE, kCommand = RF_STUB_COMMAND,
                      kAreas = RF_STUB_AREAS, kStubEnd = RF_STUB_END;
-static_assert(kText == platform::kGuestAddressLimit);
+// Guest code that runs over its limit finds nothing, as behind the end of Linux's.
+static_assert(kText == platform::kGuestAddressLimit + kPageSize);
 
 inline constexpr u64 kAreaSize = RF_AREA_SIZE;
 inline constexpr u32 kMaxThreads = (kStubEnd - kAreas) / kAreaSize;  // in a sandbox, over all stub processes

@@ -80,6 +80,7 @@ rf_trap_manager:
         testl   %r13d, %r13d
         jz      .Ldone
         movq    (%r14), %rax
+        movq    %rax, %rbp
         movq    8(%r14), %rdi
         movq    16(%r14), %rsi
         movq    24(%r14), %rdx
@@ -89,7 +90,8 @@ rf_trap_manager:
         syscall
         testq   %rax, %rax
         jnz     .Lresult
-        cmpq    $__NR_clone, (%r14)
+        // A new thread may be late: by now the page can hold the commands of another round.
+        cmpq    $__NR_clone, %rbp
         je      .Lchild
 .Lresult:
         cmpq    $-4095, %rax

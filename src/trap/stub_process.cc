@@ -63,6 +63,8 @@ Result<void> Process::execute(std::span<const Command> commands) {
 }
 
 Result<void> Process::execute_locked(std::span<const Command> commands, std::span<const Command> child_commands) {
+  // Its last command stays where it is until it has been read.
+  if (ending_) return err(ESRCH);
   Result<void> result;
   while (!commands.empty()) {
     const size_t n = std::min<size_t>(commands.size(), kMaxCommands);
@@ -261,6 +263,7 @@ Setup<void> Family::start_thread(void (Family::*body)(), const char* what) {
     void (Family::*body)();
   };
   auto start = std::make_unique<Start>(this, body);
+  const u32 started = started_.load();
   pthread_t thread;
   pthread_attr_t attributes;
   ::pthread_attr_init(&attributes);
@@ -270,6 +273,8 @@ Setup<void> Family::start_thread(void (Family::*body)(), const char* what) {
       &thread, &attributes,
       [](void* p) -> void* {
         const std::unique_ptr<Start> s(static_cast<Start*>(p));
+        s->family->started_.fetch_add(1);
+        s->family->started_.notify_all();
         (s->family->*s->body)();
         return nullptr;
       },
@@ -278,6 +283,8 @@ Setup<void> Family::start_thread(void (Family::*body)(), const char* what) {
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (rc != 0) return setup_error(fmt::format("cannot start the thread that {}: {}", what, errno_text(rc)));
   (void)start.release();
+  // libc makes calls at a thread's start (rseq) that the sentry's filter does not allow.
+  started_.wait(started);
   return {};
 }
 
@@ -293,6 +300,12 @@ void Family::reap() {
 }
 
 void Family::ended(pid_t pid, int code, int status) {
+  auto from_outside = [&] {
+    die(fmt::format("a process that runs guest code ({}) was ended from outside: {} {}", pid,
+                    code == CLD_EXITED ? "status" : "signal", status));
+  };
+  // Who holds the lock may wait for the zygote.
+  if (pid == zygote_->pid_) from_outside();
   SpinGuard guard(lock_);
   auto it = alive_.find(pid);
   if (it == alive_.end()) {
@@ -304,9 +317,7 @@ void Family::ended(pid_t pid, int code, int status) {
   }
   Record& r = it->second;
   if (r.process) {
-    if (pid == zygote_->pid_ || (code != CLD_EXITED && status == SIGKILL))
-      die(fmt::format("a process that runs guest code ({}) was ended from outside: {} {}", pid,
-                      code == CLD_EXITED ? "status" : "signal", status));
+    if (code != CLD_EXITED && status == SIGKILL) from_outside();
     if (!r.process->ending_)
       RF_WARN("stub process {} ended itself: {} {}", pid, code == CLD_EXITED ? "status" : "signal", status);
     r.process->died();

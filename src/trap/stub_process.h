@@ -100,7 +100,7 @@ class Family {
 
   std::unique_ptr<Control> control_;
   std::vector<hostio::HostFd> done_fds_;  // one a worker, and one for all other threads
-  mutable SpinLock other_lock_;
+  std::atomic<u32> started_{0};           // threads of start_thread() that have begun
   std::unique_ptr<Process> zygote_;
 
   // Processes made ahead of use, each with a thread, by a thread of its own. An idle sandbox that never had more than

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 
 enum { kThreads = 16, kRounds = 60 };
 
@@ -87,4 +88,36 @@ TEST(sixteen_threads_agree_with_one) {
   }
   CHECK_EQ(g_sum, each * kThreads);
   CHECK_EQ(g_turn, kThreads * (kRounds / 10));
+}
+
+static volatile int g_stop;
+
+static void* remap(void* unused) {
+  while (!g_stop) {
+    char* p = mmap(NULL, 64 << 10, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(p != MAP_FAILED);
+    for (int i = 0; i < 16; i++) p[i << 12] = 1;
+    CHECK_EQ(munmap(p, 64 << 10), 0);
+  }
+  return unused;
+}
+
+static void* wait_for_all(void* unused) {
+  pthread_barrier_wait(&g_barrier);
+  return unused;
+}
+
+TEST(threads_start_while_memory_changes) {
+  pthread_t changer, t[kThreads];
+  CHECK_EQ(pthread_create(&changer, NULL, remap, NULL), 0);
+  for (int round = 0; round < 10; round++)
+    // In processes of their own, so that no thread is one that has run before.
+    IN_CHILD({
+      CHECK_EQ(pthread_create(&changer, NULL, remap, NULL), 0);
+      CHECK_EQ(pthread_barrier_init(&g_barrier, NULL, kThreads), 0);
+      for (int i = 0; i < kThreads; i++) CHECK_EQ(pthread_create(&t[i], NULL, wait_for_all, NULL), 0);
+      for (int i = 0; i < kThreads; i++) CHECK_EQ(pthread_join(t[i], NULL), 0);
+    });
+  g_stop = 1;
+  CHECK_EQ(pthread_join(changer, NULL), 0);
 }

@@ -58,11 +58,11 @@ TEST(alarm_fires_once) {
 TEST(real_interval_timer) {
   handle(SIGALRM);
   struct itimerval t = {{0, 10000}, {0, 20000}}, now;
+  int64_t start = now_ns();
   CHECK_EQ(setitimer(ITIMER_REAL, &t, NULL), 0);
   CHECK_EQ(getitimer(ITIMER_REAL, &now), 0);
   CHECK_EQ(now.it_interval.tv_usec, 10000);
   CHECK(now.it_value.tv_usec > 0 && now.it_value.tv_usec <= 20000);
-  int64_t start = now_ns();
   while (g_count < 5) pause();
   CHECK(now_ns() - start >= 50000000);
   t = (struct itimerval){{0, 0}, {0, 0}};

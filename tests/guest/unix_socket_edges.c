@@ -576,7 +576,7 @@ TEST(closing_wakes_blocked_peers) {
     _exit(0);
   }
   CHECK_EQ(close(s[0]), 0);
-  sleep_ms(20);
+  for (int queued = 0; queued == 0; sleep_ms(20)) CHECK_EQ(ioctl(s[1], FIONREAD, &queued), 0);
   CHECK_EQ(close(s[1]), 0);
   CHECK_CHILD_OK(pid);
 }

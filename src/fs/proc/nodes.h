@@ -20,6 +20,7 @@ class ProcFs final : public fs::FileSystem {
   Ref<fs::Inode> root() override;
   Result<struct ::statfs> statfs() override;
   bool cacheable() const override { return false; }
+  bool has_free_names() const override { return false; }
 };
 
 // Who owns an entry: a task's entries belong to its effective user.

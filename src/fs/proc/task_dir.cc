@@ -345,6 +345,12 @@ class TaskDir final : public DirInode {
   TaskDir(fs::FileSystem& f, Subject s)
       : DirInode(f, task_ino(s.task->tid, s.thread ? 0x3fff : 0), s.owner), s_(std::move(s)) {}
 
+  // Immutable.
+  Result<void> permission(const fs::Context& ctx, int mask) override {
+    if (mask & W_OK) return err(EPERM);
+    return DirInode::permission(ctx, mask);
+  }
+
   Result<Ref<fs::Inode>> lookup(const fs::Context&, std::string_view name) override {
     for (const TaskEntry& e : kEntries)
       if (name == e.name && !(e.process_only && s_.thread)) return e.make(fs(), entry_ino(e), s_);

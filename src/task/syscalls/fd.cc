@@ -229,6 +229,7 @@ SysResult sys_flock(Task& t, const SyscallArgs& a) {
 SysResult make_pipe(Task& t, mm::UserPtr<std::array<int, 2>> out, int flags) {
   if ((flags & ~(O_CLOEXEC | O_NONBLOCK | O_DIRECT)) != 0) return err(EINVAL);
   auto [reader, writer] = TRY(fs::make_pipe(flags & ~O_CLOEXEC));
+  TRY(own(t, *reader));
   const bool cloexec = (flags & O_CLOEXEC) != 0;
   const int r = TRY(t.files->install(std::move(reader), cloexec, 0, descriptor_limit(t)));
   const Result<int> w = t.files->install(std::move(writer), cloexec, 0, descriptor_limit(t));
@@ -257,7 +258,9 @@ SysResult sys_memfd_create(Task& t, const SyscallArgs& a) {
   if ((a.u32_(1) & ~(MFD_CLOEXEC | MFD_ALLOW_SEALING)) != 0) return err(EINVAL);
   Result<std::string> name = mm::read_string(*t.mm, a.addr(0), 250);
   if (!name) return err(name.error() == Errno{ENAMETOOLONG} ? EINVAL : errno_value(name.error()));
-  return install(t, fs::make_memfd(t.kernel.frames, *name, a.u32_(1)), (a.u32_(1) & MFD_CLOEXEC) != 0);
+  Ref<fs::File> f = TRY(fs::make_memfd(t.kernel.frames, *name, a.u32_(1)));
+  TRY(own(t, *f));
+  return install(t, std::move(f), (a.u32_(1) & MFD_CLOEXEC) != 0);
 }
 
 SysResult sys_timerfd_create(Task& t, const SyscallArgs& a) {

@@ -15,6 +15,7 @@ u64 descriptor_limit(Task& t) { return t.group->limit(RLIMIT_NOFILE).rlim_cur; }
 
 SysResult sys_socket(Task& t, const SyscallArgs& a) {
   Ref<fs::File> f = TRY(net::create_socket(t.fs_context(), a.i(0), a.i(1), a.i(2)));
+  TRY(own(t, *f));
   return t.files->install(std::move(f), (a.i(1) & SOCK_CLOEXEC) != 0, 0, descriptor_limit(t));
 }
 
@@ -26,6 +27,8 @@ SysResult sys_socketpair(Task& t, const SyscallArgs& a) {
   fs::ReservedFd second = TRY(fs::ReservedFd::make(*t.files, descriptor_limit(t)));
   TRY(a.ptr<std::array<int, 2>>(3).write(*t.mm, {first.number(), second.number()}));
   auto [one, two] = TRY(net::create_socket_pair(t.fs_context(), a.i(0), type, a.i(2)));
+  TRY(own(t, *one));
+  TRY(own(t, *two));
   first.fill(std::move(one), (type & SOCK_CLOEXEC) != 0);
   second.fill(std::move(two), (type & SOCK_CLOEXEC) != 0);
   return 0;
@@ -50,6 +53,7 @@ SysResult accept_connection(Task& t, const SyscallArgs& a, int flags) {
   fs::ReservedFd fd = TRY(fs::ReservedFd::make(*t.files, descriptor_limit(t)));
   SocketFile* listener = TRY(net::as_socket(*f));
   Ref<SocketFile> connection = TRY(listener->accept(t.fs_context(), flags & SOCK_NONBLOCK));
+  TRY(own(t, *connection));
   if (a.addr(1) != 0) {
     const Result<SocketAddress> peer = connection->getpeername();
     if (!peer) return err(ECONNABORTED);

@@ -67,5 +67,8 @@ else()
   add_library(rf_high_heap OBJECT ${CMAKE_SOURCE_DIR}/src/core/high_heap.cc)
   target_compile_options(rf_high_heap PRIVATE -Wall -Wextra -Werror -fno-lto -fno-stack-protector
     -fno-omit-frame-pointer)
-  target_link_libraries(rf_executable_flags INTERFACE $<TARGET_OBJECTS:rf_high_heap>)
+  # And its memcpy and the like, which leave the vector registers alone.
+  add_library(rf_memory_functions OBJECT ${CMAKE_SOURCE_DIR}/src/core/memory_functions.S)
+  target_link_libraries(rf_executable_flags INTERFACE $<TARGET_OBJECTS:rf_high_heap>
+    $<TARGET_OBJECTS:rf_memory_functions>)
 endif()

@@ -140,9 +140,9 @@ static void memory_reads(long n) {
 static const struct {
   const char* name;
   void (*run)(long n);
-} kOperations[] = {{"null", null_call},       {"clock", clock_call},      {"yield", yield},    {"signal", signals},
-                   {"futex", futexes},        {"pipe", pipes},            {"fault", faults},   {"protect", protections},
-                   {"fork", forks},           {"read-again", same_read},  {"read", many_reads}, {"read-memory", memory_reads}};
+} kOperations[] = {{"null", null_call}, {"clock", clock_call},     {"yield", yield},     {"signal", signals},
+                   {"futex", futexes},  {"pipe", pipes},           {"fault", faults},    {"protect", protections},
+                   {"fork", forks},     {"read-again", same_read}, {"read", many_reads}, {"read-memory", memory_reads}};
 
 int main(int argc, char** argv) {
   for (size_t i = 0; argc == 3 && i < sizeof kOperations / sizeof *kOperations; i++)

@@ -184,40 +184,42 @@ class MappedReadsTest : public HostFileTest {
     std::memcpy(&w, &out_[at], sizeof w);
     return w;
   }
-  void note_twice(u64 offset, u64 len) {
-    for (int i = 0; i < 2; ++i) reads_->note(fd_.get(), offset, len);
+  void note_often(u64 offset, u64 len) {
+    for (int i = 0; i < 4; ++i) reads_->note(fd_.get(), offset, len);
   }
   hostio::HostFd fd_;
   std::unique_ptr<MappedReads> reads_;
   std::vector<std::byte> out_;
 };
 
-TEST_F(MappedReadsTest, OnlyWhatIsReadAgainIsMapped) {
-  for (u64 at = 0; at < kPages * kPageSize; at += 16 * kPageSize) {
-    EXPECT_EQ(read(at, 16 * kPageSize), 0u);
-    reads_->note(fd_.get(), at, 16 * kPageSize);
-  }
+TEST_F(MappedReadsTest, OnlyWhatIsReadAgainAndAgainIsMapped) {
+  for (int times = 0; times < 3; ++times)
+    for (u64 at = 0; at < kPages * kPageSize; at += 16 * kPageSize) {
+      EXPECT_EQ(read(at, 16 * kPageSize), 0u);
+      reads_->note(fd_.get(), at, 16 * kPageSize);
+    }
   EXPECT_EQ(read(0, kPageSize), 0u);
   EXPECT_EQ(frames_->window_cache().size(), 0u);
-  reads_->note(fd_.get(), 0, 16 * kPageSize);
+  reads_->note(fd_.get(), 0, 32 * kPageSize);
   EXPECT_EQ(read(3 * kPageSize, 20 * kPageSize), 20 * kPageSize);
   EXPECT_EQ(word(0), 1003u);
   EXPECT_EQ(word(19 * kPageSize), 1022u);
   EXPECT_EQ(read(3 * kPageSize - 1, 20), 20u);
   EXPECT_EQ(word(1), 1003u);
+  EXPECT_EQ(read(31 * kPageSize, 2 * kPageSize), 0u);
 }
 
 TEST_F(MappedReadsTest, ReadsEndWhereTheMappedChunkDoes) {
-  note_twice(0, 16 * kPageSize);
   constexpr u64 kEnd = GuestMemory::kWindowChunk;
+  note_often(kEnd - 16 * kPageSize, 16 * kPageSize);
   EXPECT_EQ(read(kEnd - 2 * kPageSize, 8 * kPageSize), 2 * kPageSize);
-  note_twice(kEnd, 16 * kPageSize);
+  note_often(kEnd, 16 * kPageSize);
   EXPECT_EQ(read(kEnd - 2 * kPageSize, 8 * kPageSize), 8 * kPageSize);
   EXPECT_EQ(word(7 * kPageSize), 1000 + kEnd / kPageSize + 5);
 }
 
 TEST_F(MappedReadsTest, ChangesOfTheHostShowAtOnce) {
-  note_twice(0, 16 * kPageSize);
+  note_often(0, 16 * kPageSize);
   const u64 changed = 77;
   ASSERT_EQ(pwrite(fd_.get(), &changed, sizeof changed, 5 * kPageSize), 8);
   ASSERT_EQ(read(5 * kPageSize, 64), 64u);
@@ -225,14 +227,14 @@ TEST_F(MappedReadsTest, ChangesOfTheHostShowAtOnce) {
 }
 
 TEST_F(MappedReadsTest, TheHostIsAskedAboutTheEnd) {
-  note_twice(0, 16 * kPageSize);
+  note_often(0, 16 * kPageSize);
   EXPECT_EQ(read(kPages * kPageSize - 8, 9), 0u);
   EXPECT_EQ(read(kPages * kPageSize, 1), 0u);
   EXPECT_EQ(read(~u64{0} - 8, 100), 0u);
 }
 
 TEST_F(MappedReadsTest, AFileCutShortIsForgotten) {
-  note_twice(0, 16 * kPageSize);
+  note_often(0, 16 * kPageSize);
   ASSERT_EQ(read(0, 16 * kPageSize), 16 * kPageSize);
   ASSERT_EQ(ftruncate(fd_.get(), 4 * kPageSize), 0);
   EXPECT_EQ(read(0, 16 * kPageSize), 4 * kPageSize);

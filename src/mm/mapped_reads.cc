@@ -32,12 +32,14 @@ size_t MappedReads::read(int fd, std::span<const iovec> into, u64 offset) {
 
 // Within one chunk.
 size_t MappedReads::copy(int fd, std::byte* to, u64 offset, u64 len) {
+  const u64 from = page_down(offset), to_end = page_up(offset + len);
   {
     SpinGuard guard(lock_);
-    auto it = seen_.find(offset / kChunk);
-    if (it == seen_.end() || !it->second.map) return 0;
+    const auto times = times_.find(offset / kChunk);
+    if (times == times_.end()) return 0;
+    const auto pages = std::span(times->second).subspan(from % kChunk / kPageSize, (to_end - from) / kPageSize);
+    if (std::ranges::any_of(pages, [](u8 n) { return n < kMapAfter; })) return 0;
   }
-  const u64 from = page_down(offset), to_end = page_up(offset + len);
   auto run = frames_.window_cache().get(chunks_, fd, false, from, to_end - from);
   if (!run) return 0;
   const size_t left = safe_copy(to, frames_.host_ptr(run->phys) + (offset - from), len);
@@ -48,7 +50,7 @@ size_t MappedReads::copy(int fd, std::byte* to, u64 offset, u64 len) {
 
 void MappedReads::forget() {
   SpinGuard guard(lock_);
-  seen_.clear();
+  times_.clear();
   size_ = 0;
 }
 
@@ -58,16 +60,12 @@ void MappedReads::note(int fd, u64 offset, u64 len) {
     SpinGuard guard(lock_);
     for (u64 at = page_down(offset); at < offset + len; at += kPageSize) {
       const u64 index = at / kChunk;
-      if (seen_.size() == kMostChunks && !seen_.contains(index)) return;
-      Seen& seen = seen_[index];
-      const size_t page = at % kChunk / kPageSize;
-      if (seen.pages[page]) seen.again++;
-      seen.pages[page] = true;
-      // Also when it is mapped already: the file has grown, perhaps.
-      if (seen.again >= kMapAfter) {
-        seen.again = 0;
-        seen.map = worth_mapping = true;
-      }
+      if (times_.size() == kMostChunks && !times_.contains(index)) break;
+      u8& times = times_[index][at % kChunk / kPageSize];
+      if (times == kMapAfter)
+        worth_mapping |= at + kPageSize > size_;  // the file has grown, perhaps
+      else
+        worth_mapping |= ++times == kMapAfter;
     }
   }
   struct stat st;

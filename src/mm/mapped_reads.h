@@ -5,7 +5,7 @@
 
 #include <sys/uio.h>
 
-#include <bitset>
+#include <array>
 #include <map>
 #include <span>
 
@@ -29,21 +29,18 @@ class MappedReads {
 
  private:
   static constexpr u64 kChunk = GuestMemory::kWindowChunk;
-  static constexpr u32 kMapAfter = 16;        // pages of a chunk that were read before
-  static constexpr size_t kMostChunks = 512;  // that are looked at
-  struct Seen {
-    std::bitset<kChunk / kPageSize> pages;
-    u32 again = 0;
-    bool map = false;
-  };
+  // So often a page is asked for before it is mapped, which costs an exit by itself, at its first use.
+  static constexpr u8 kMapAfter = 4;
+  static constexpr size_t kMostChunks = 512;         // that are looked at
+  using Times = std::array<u8, kChunk / kPageSize>;  // that the host was asked for a page, up to kMapAfter
   size_t copy(int fd, std::byte* to, u64 offset, u64 len);
   void forget();
 
   Frames& frames_;
   WindowChunks chunks_;
-  SpinLock lock_;  // guards what follows
-  std::map<u64, Seen> seen_;
-  u64 size_ = 0;  // of the file when a chunk of it was last found worth mapping
+  SpinLock lock_;               // guards what follows
+  std::map<u64, Times> times_;  // by chunk
+  u64 size_ = 0;                // of the file when a page of it was last found worth mapping
 };
 
 }  // namespace rf::mm

@@ -23,5 +23,5 @@ script='
     case $? in 0 | 77) ;; *) failed=1 ;; esac
   done
   exit $failed'
-exec "$top/tools/svm-vm" --timeout "${RF_VM_SECONDS:-1800}" --with bash,coreutils,python3,gcc,grep,sed,gawk,findutils \
+exec "$top/tools/svm-vm" --timeout "${RF_VM_SECONDS:-1800}" --with bash,coreutils,python3,gcc,grep,sed,mawk,awk,find,xargs \
   "${files[@]}" -- bash -c "$script" vm "$mode" "$vcpus" "${cases[@]}"

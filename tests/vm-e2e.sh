@@ -16,6 +16,7 @@ for name in "${cases[@]}"; do files+=(--file "$top/tests/e2e/cases/$name.sh:/e2e
 # shellcheck disable=SC2016 — the script is for the machine's shell
 script='
   mode=$1 vcpus=$2 failed=0; shift 2
+  export TMPDIR=/var/tmp  # on a disk, as the cases expect: directories of tmpfs have other sizes
   for name; do
     echo "=== $name, $mode mode, $vcpus vCPUs"
     python3 /e2e/run /e2e/cases/$name.sh --ringfence /usr/local/bin/ringfence --platform kvm --kvm-mode $mode \

@@ -107,7 +107,15 @@ bool RingReactor::reap() {
   }
 }
 
+// Nothing to be cancelled, submitted or reaped. Looked at before every stay in a guest.
+bool RingReactor::quiet() const {
+  return inbox_size_.load(std::memory_order_seq_cst) == 0 && io_uring_sq_ready(&ring_) == 0 &&
+         *ring_.cq.khead == io_uring_smp_load_acquire(ring_.cq.ktail) && !io_uring_cq_has_overflow(&ring_);
+}
+
 bool RingReactor::poll() {
+  if (quiet()) [[likely]]
+    return false;
   drain_inbox();
   submit();
   bool any = reap();

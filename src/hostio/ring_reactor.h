@@ -119,6 +119,7 @@ class RingReactor final : public Reactor {
     RingReactor& ring_;
   };
 
+  bool quiet() const;
   io_uring_sqe* next_sqe();
   bool reap();
   void drain_inbox();

@@ -95,9 +95,15 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
     bring_fp_to(vcpu);
     trap = vcpu.run(space, regs);
   }
-  trap.stepped = stepping || (regs.eflags & kTrapFlag);
   running_on_.store(nullptr, std::memory_order_seq_cst);
   worker->leave_guest();
+  if (trap.vector == kTrapSyscall) [[likely]] {
+    platform_.counters.syscalls.fetch_add(1, std::memory_order_relaxed);
+    Exit e;
+    e.kind = Exit::Kind::kSyscall;
+    return e;
+  }
+  trap.stepped = stepping || (regs.eflags & kTrapFlag);
   return to_exit(trap, space, regs);
 }
 
@@ -106,10 +112,6 @@ Exit Context::to_exit(const Trap& trap, AddressSpace& as, const Registers& regs)
   auto& counters = platform_.counters;
   Exit e;
   switch (trap.vector) {
-    case kTrapSyscall:
-      count(counters.syscalls);
-      e.kind = Exit::Kind::kSyscall;
-      return e;
     case kTrapInterrupted:
       count(counters.interrupts);
       interrupted_.store(false, std::memory_order_relaxed);

@@ -26,8 +26,9 @@ endif()
 # And where the common paths are, it may use no other. These files have no floating point.
 set(general_registers_only core/fiber core/mutex core/wait_queue core/worker fs/fd_table fs/file fs/pipe
   hostio/ring_reactor kvm/address_space kvm/context mm/copy mm/fault mm/frames mm/io_buffer mm/madvise
-  mm/memory_manager mm/mmap mm/page_edit mm/vma mm/vma_edit task/futex task/run_state task/signal_deliver
-  task/signal_frame task/signal_send task/syscalls/file task/syscalls/mm)
+  mm/memory_manager mm/mmap mm/page_edit mm/vma mm/vma_edit task/call_helpers task/futex task/run_state
+  task/signal_deliver task/signal_frame task/signal_send task/syscalls/file task/syscalls/futex task/syscalls/mm
+  task/syscalls/signal platform/xstate)
 if(NOT RF_SANITIZE)
   list(TRANSFORM general_registers_only REPLACE "(.+)" "${CMAKE_SOURCE_DIR}/src/\\1.cc")
   set_source_files_properties(${general_registers_only} PROPERTIES COMPILE_OPTIONS -mgeneral-regs-only)
@@ -67,5 +68,8 @@ else()
   add_library(rf_high_heap OBJECT ${CMAKE_SOURCE_DIR}/src/core/high_heap.cc)
   target_compile_options(rf_high_heap PRIVATE -Wall -Wextra -Werror -fno-lto -fno-stack-protector
     -fno-omit-frame-pointer)
-  target_link_libraries(rf_executable_flags INTERFACE $<TARGET_OBJECTS:rf_high_heap>)
+  # And its memcpy and the like, which leave the vector registers alone.
+  add_library(rf_memory_functions OBJECT ${CMAKE_SOURCE_DIR}/src/core/memory_functions.S)
+  target_link_libraries(rf_executable_flags INTERFACE $<TARGET_OBJECTS:rf_high_heap>
+    $<TARGET_OBJECTS:rf_memory_functions>)
 endif()

@@ -10,7 +10,8 @@ function(rf_room name)
   set(dir ${CMAKE_SOURCE_DIR}/src/${ROOM_DIR})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${dir}/*.cc ${dir}/*.S)
   # Programs' own sources: the sentry's main, and what is linked into static executables alone.
-  list(REMOVE_ITEM sources ${dir}/main.cc ${dir}/high_heap.cc ${dir}/high_heap_test.cc)
+  list(REMOVE_ITEM sources ${dir}/main.cc ${dir}/high_heap.cc ${dir}/high_heap_test.cc ${dir}/memory_functions.S
+    ${dir}/memory_functions_test.cc)
   if(NOT name STREQUAL proc)
     list(FILTER sources EXCLUDE REGEX "/fs/proc/")  # a room of its own, above task
   endif()

@@ -12,7 +12,8 @@ namespace rf::fs {
 struct HostFsOptions {
   std::string path;  // host directory (or file, for a volume of one)
   bool read_only = true;
-  bool exclusive = false;  // nobody else changes it: dentries and attributes are kept without checking
+  bool mapped_reads = false;  // of a read-only tree: file data that is read again is mapped, see mm/mapped_reads.h
+  bool exclusive = false;     // nobody else changes it: dentries and attributes are kept without checking
 };
 // A host tree. Opens beneath `path` only (openat2, RESOLVE_BENEATH|NO_MAGICLINKS), never through host symlinks out of
 // it; device nodes, sockets and FIFOs are shown but not opened on the host. Errors say which path and why.

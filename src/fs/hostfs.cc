@@ -66,6 +66,7 @@ HostFs::HostFs(mm::Frames& frames, const HostFsOptions& options)
     : frames_(frames),
       read_only_(options.read_only),
       exclusive_(options.exclusive),
+      mapped_reads_(options.mapped_reads && options.read_only),
       max_descriptors_(descriptor_budget()) {}
 
 HostFs::~HostFs() = default;

@@ -33,9 +33,14 @@ class HostFile final : public File {
 };
 
 Result<size_t> HostFile::read_some(std::span<const iovec> iov, u64 offset) {
+  mm::MappedReads* mapped = inode_->mapped_reads();
+  if (mapped) {
+    if (const size_t n = mapped->read(handle_->get(), iov, offset)) return n;
+  }
   auto n = hostio::preadv2_now(handle_->get(), iov, static_cast<s64>(offset), RWF_NOWAIT);
   if (!n && (n.error() == Errno{EAGAIN} || n.error() == Errno{EOPNOTSUPP}))
     n = hostio::readv(handle_->get(), iov, static_cast<s64>(offset));
+  if (n && mapped) mapped->note(handle_->get(), offset, *n);
   return n;
 }
 

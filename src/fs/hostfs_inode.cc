@@ -255,6 +255,18 @@ Result<Ref<File>> HostInode::open(const Context& ctx, const Path& path, const Op
   }
 }
 
+mm::MappedReads* HostInode::mapped_reads() {
+  if (auto* reads = mapped_reads_pointer_.load(std::memory_order_acquire)) return reads;
+  if (!host_fs().mapped_reads()) return nullptr;
+  auto made = std::make_unique<mm::MappedReads>(host_fs().frames());
+  SpinGuard guard(lock_);
+  if (!mapped_reads_) {
+    mapped_reads_ = std::move(made);
+    mapped_reads_pointer_.store(mapped_reads_.get(), std::memory_order_release);
+  }
+  return mapped_reads_.get();
+}
+
 mm::Mappable* HostInode::mappable() {
   if (auto* pages = pages_pointer_.load(std::memory_order_acquire)) return pages;
   if (!is_regular() || hidden_) return nullptr;

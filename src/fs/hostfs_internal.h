@@ -25,6 +25,7 @@
 #include "fs/inode.h"
 #include "hostio/calls.h"
 #include "hostio/ring.h"
+#include "mm/mapped_reads.h"
 
 namespace rf::fs {
 
@@ -85,6 +86,8 @@ class HostInode final : public Inode, public ListNode<HostLruTag> {
   Result<void> removexattr(const Context& ctx, const std::string& name) override;
   Result<std::vector<std::string>> listxattr(const Context& ctx) override;
   mm::Mappable* mappable() override;
+  // Null where the host is to be asked for everything.
+  mm::MappedReads* mapped_reads();
 
   // The O_PATH descriptor, opened anew if it was evicted: ESTALE, ENOENT when the place leads elsewhere by now.
   Result<HandleRef> path_handle();
@@ -144,6 +147,9 @@ class HostInode final : public Inode, public ListNode<HostLruTag> {
   HandleRef pages_handle_;  // what it borrows
   std::unique_ptr<mm::HostFilePages> pages_;
   std::atomic<mm::HostFilePages*> pages_pointer_{nullptr};
+
+  std::unique_ptr<mm::MappedReads> mapped_reads_;  // made once, with lock_ held
+  std::atomic<mm::MappedReads*> mapped_reads_pointer_{nullptr};
 };
 
 class HostFs final : public FileSystem {
@@ -163,6 +169,7 @@ class HostFs final : public FileSystem {
 
   mm::Frames& frames() { return frames_; }
   bool exclusive() const { return exclusive_; }
+  bool mapped_reads() const { return mapped_reads_; }
   Result<void> check_writable() const;
 
   // The inode for a host file that was just looked at: `path` (may be invalid) is an O_PATH descriptor of it.
@@ -199,6 +206,7 @@ class HostFs final : public FileSystem {
   mm::Frames& frames_;
   const bool read_only_;
   const bool exclusive_;
+  const bool mapped_reads_;
   const size_t max_descriptors_;
   // The root: not as an Inode, which would hold this file system in a circle.
   HandleRef root_handle_;

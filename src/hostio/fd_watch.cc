@@ -27,7 +27,7 @@ struct FdWatch::Impl final : public RefCounted, public Request {
     Impl& impl_;
   };
 
-  explicit Impl(int f) : fd(f) {}
+  explicit Impl(int f) : Request(Kind::kPoll), fd(f) {}
   ~Impl() override = default;
 
   void complete(s32 result, u32 flags) override;

@@ -58,12 +58,13 @@ void cancel_and_await(RingReactor& ring, Awaited<Request>& op) {
 // Makes the request that prep(sqe) describes and waits for it. Returns what it returned; EINTR or ETIMEDOUT if it had
 // to be cancelled and had done nothing by then.
 template <class Prep>
-Result<s32> perform(Prep prep, Interruptible interruptible = Interruptible::kNo, Nanos deadline = kNever) {
+Result<s32> perform(Prep prep, Interruptible interruptible = Interruptible::kNo, Nanos deadline = kNever,
+                    Request::Kind kind = Request::Kind::kOther) {
   // A request that needs a kernel worker is cancelled by the kernel itself when it cannot make one just then: a fork
   // that was interrupted a few times.
   constexpr int kMaxRetries = 100;
   for (int retries = 0;;) {
-    Awaited<Request> op;
+    Awaited<Request> op(kind);
     RingReactor& ring = RingReactor::current();
     ring.queue(op, prep);
     ring.poll();
@@ -169,7 +170,8 @@ Result<EventMask> poll(int fd, EventMask events, Interruptible interruptible, Na
   // entry of the first time still there (__io_queue_proc() in io_uring/poll.c) and fails it with EINVAL.
   constexpr int kMaxRearms = 1000;
   for (int i = 0;; ++i) {
-    auto r = perform([&](io_uring_sqe* sqe) { io_uring_prep_poll_add(sqe, fd, events); }, interruptible, deadline);
+    auto r = perform([&](io_uring_sqe* sqe) { io_uring_prep_poll_add(sqe, fd, events); }, interruptible, deadline,
+                     Request::Kind::kPoll);
     if (r) return static_cast<EventMask>(*r);
     if (r.error() != Errno{EINVAL} || i == kMaxRearms) return err(r.error());
     if (EventMask now = poll_now(fd, events)) return now;

@@ -15,6 +15,7 @@
 #include <linux/openat2.h>
 #include <linux/stat.h>
 
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -35,9 +36,16 @@ struct RingStats {
 // Makes the io_uring reactor of the calling worker thread. The error names io_uring, the cause (not
 // compiled in, kernel.io_uring_disabled, memlock limit, seccomp) and what to do.
 Setup<std::unique_ptr<Reactor>> make_ring_reactor(u32 worker);
-// The same with rings of one page each, which is all of a ring that KVM before Linux 6.13 can map in a guest: pages of
-// a larger one carry no reference counts. With more completions waiting than fit, the kernel keeps the rest.
-Setup<std::unique_ptr<Reactor>> make_small_ring_reactor(u32 worker);
+struct RingOptions {
+  // Rings of one page each, which is all of a ring that KVM before Linux 6.13 can map in a guest: pages of a larger one
+  // carry no reference counts. With more completions waiting than fit, the kernel keeps the rest.
+  bool one_page = false;
+  // Whatever interrupts a worker's thread between Worker::enter_guest()'s look at the reactor and guest code stops
+  // guest code: no alarm is needed for those completions that do interrupt it.
+  bool interruptions_stop_guests = false;
+};
+// The same with options, for SchedulerOptions::make_reactor.
+std::function<Setup<std::unique_ptr<Reactor>>(u32 worker)> ring_reactor_maker(RingOptions options);
 RingStats ring_stats(Worker& worker);
 // Whether the caller is a fiber of a worker that has a ring, so that the calls below can be made.
 bool ring_available();

@@ -16,11 +16,13 @@ constexpr u64 kWakeMessage = 1;
 
 }  // namespace
 
-Setup<std::unique_ptr<RingReactor>> RingReactor::create(unsigned submissions, unsigned completions) {
+Setup<std::unique_ptr<RingReactor>> RingReactor::create(const RingOptions& options) {
   std::unique_ptr<RingReactor> r(new RingReactor);
+  r->interruptions_stop_guests_ = options.interruptions_stop_guests;
+  const unsigned submissions = options.one_page ? kSmallSubmissions : kSubmissions;
   io_uring_params params{};
   params.flags = IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_R_DISABLED;
-  params.cq_entries = completions;
+  params.cq_entries = options.one_page ? kSmallCompletions : kCompletions;
   int e = io_uring_queue_init_params(submissions, &r->ring_, &params);
   if (e < 0) return setup_error(describe_ring_failure(-e));
   r->ring_made_ = true;
@@ -96,13 +98,24 @@ bool RingReactor::reap() {
       woken();
     } else if (data != kIgnored) {
       auto* request = reinterpret_cast<Request*>(data);
-      if (request->counted_ && !(flags & IORING_CQE_F_MORE)) in_flight_--;
+      if (request->kind_ != Request::Kind::kWake && !(flags & IORING_CQE_F_MORE)) {
+        in_flight_--;
+        if (request->kind_ == Request::Kind::kPoll) polls_--;
+      }
       request->complete(result, flags);
     }
   }
 }
 
+// Nothing to be cancelled, submitted or reaped. Looked at before every stay in a guest.
+bool RingReactor::quiet() const {
+  return inbox_size_.load(std::memory_order_seq_cst) == 0 && io_uring_sq_ready(&ring_) == 0 &&
+         *ring_.cq.khead == io_uring_smp_load_acquire(ring_.cq.ktail) && !io_uring_cq_has_overflow(&ring_);
+}
+
 bool RingReactor::poll() {
+  if (quiet()) [[likely]]
+    return false;
   drain_inbox();
   submit();
   bool any = reap();

@@ -26,8 +26,10 @@ class RingReactor;
 // Something in flight in a ring; its address is the request's user_data. Must live until the last complete().
 class Request {
  public:
-  // `counted`: whether it counts as outstanding; those that are there to wake the ring do not.
-  explicit Request(bool counted = true) : counted_(counted) {}
+  // kWake: there to wake the ring, not counted as outstanding. kPoll: its completion interrupts the ring's thread. Any
+  // other may be done by a thread of the kernel's, which interrupts nobody.
+  enum class Kind : u8 { kWake, kPoll, kOther };
+  explicit Request(Kind kind = Kind::kOther) : kind_(kind) {}
   Request(const Request&) = delete;
   Request& operator=(const Request&) = delete;
 
@@ -39,7 +41,7 @@ class Request {
   // On the ring's worker, outside any fiber's wait: must be short and must not suspend. `flags` are the CQE's; with
   // IORING_CQE_F_MORE there are more to come.
   virtual void complete(s32 result, u32 flags) = 0;
-  const bool counted_;
+  const Kind kind_;
 };
 
 struct InboxTag;
@@ -62,8 +64,7 @@ class RingReactor final : public Reactor {
   static constexpr unsigned kSubmissions = 256, kCompletions = 2048;
   // A page of submission entries; completions and indices in another (struct io_rings of Linux is 320 bytes or less).
   static constexpr unsigned kSmallSubmissions = 4096 / 64, kSmallCompletions = 128;
-  static Setup<std::unique_ptr<RingReactor>> create(unsigned submissions = kSubmissions,
-                                                    unsigned completions = kCompletions);
+  static Setup<std::unique_ptr<RingReactor>> create(const RingOptions& options = {});
   ~RingReactor() override;  // cancels what is in flight
 
   // The calling worker's.
@@ -72,7 +73,7 @@ class RingReactor final : public Reactor {
   bool poll() override;
   void wait(Nanos deadline) override;
   void wake() override;
-  bool outstanding() const override { return in_flight_ != 0; }
+  bool outstanding() const override { return in_flight_ != (interruptions_stop_guests_ ? polls_ : 0); }
 
   // Queues a request, to be filled in by prep(sqe). It goes to the kernel with the next submit(), poll() or wait().
   // Own worker only.
@@ -82,6 +83,7 @@ class RingReactor final : public Reactor {
     prep(sqe);
     io_uring_sqe_set_data(sqe, &request);
     in_flight_++;
+    if (request.kind_ == Request::Kind::kPoll) polls_++;
     count(submissions_);
   }
   void submit();
@@ -100,7 +102,7 @@ class RingReactor final : public Reactor {
   // Wakes by writing to the eventfd, when the message could not be delivered.
   class FailedMessage final : public Request {
    public:
-    explicit FailedMessage(RingReactor& ring) : Request(false), ring_(ring) {}
+    explicit FailedMessage(RingReactor& ring) : Request(Kind::kWake), ring_(ring) {}
 
    private:
     void complete(s32, u32) override { ring_.wake_by_eventfd(); }
@@ -109,7 +111,7 @@ class RingReactor final : public Reactor {
   // The read of the eventfd that plain threads wake the ring by.
   class WakeRead final : public Request {
    public:
-    explicit WakeRead(RingReactor& ring) : Request(false), ring_(ring) {}
+    explicit WakeRead(RingReactor& ring) : Request(Kind::kWake), ring_(ring) {}
     u64 value = 0;
 
    private:
@@ -117,6 +119,7 @@ class RingReactor final : public Reactor {
     RingReactor& ring_;
   };
 
+  bool quiet() const;
   io_uring_sqe* next_sqe();
   bool reap();
   void drain_inbox();
@@ -129,8 +132,10 @@ class RingReactor final : public Reactor {
 
   io_uring ring_{};
   bool ring_made_ = false;
+  bool interruptions_stop_guests_ = false;
   Worker* worker_ = nullptr;
   u64 in_flight_ = 0;                            // requests, without the wake read
+  u64 polls_ = 0;                                // those of them that are polls
   std::atomic<u64> submissions_{0}, enters_{0};  // written by the worker alone
   bool skip_next_wait_ = false;                  // a wake-up was reaped by poll()
 

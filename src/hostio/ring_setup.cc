@@ -109,8 +109,8 @@ Setup<void> restrict_ring(io_uring& ring) {
 }
 
 Setup<std::unique_ptr<Reactor>> make_ring_reactor(u32) { return TRY(RingReactor::create()); }
-Setup<std::unique_ptr<Reactor>> make_small_ring_reactor(u32) {
-  return TRY(RingReactor::create(RingReactor::kSmallSubmissions, RingReactor::kSmallCompletions));
+std::function<Setup<std::unique_ptr<Reactor>>(u32)> ring_reactor_maker(RingOptions options) {
+  return [options](u32) -> Setup<std::unique_ptr<Reactor>> { return TRY(RingReactor::create(options)); };
 }
 
 bool ring_available() {

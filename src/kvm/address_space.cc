@@ -273,7 +273,11 @@ void AddressSpace::commit(Invalidation& inval) {
     if (vm_.kind().shadow_paging) {
       drop_shadows(inval);
     } else {
-      generation_.fetch_add(1, std::memory_order_seq_cst);
+      const u64 before = generation_.fetch_add(1, std::memory_order_seq_cst);
+      // Tables that go are in the CPU's walk caches too: for them, CR3 is reloaded.
+      if (unlinked_tables_.empty())
+        vm_.counters.single_pages.fetch_add(vcpus_.invalidate_pages_here(*this, before, inval.ranges),
+                                            std::memory_order_relaxed);
       vcpus_.flush(*this);
     }
     inval.ranges.clear();

@@ -1,6 +1,5 @@
 #include "kvm/context.h"
 
-#include <immintrin.h>
 #include <signal.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -14,6 +13,7 @@
 #include "kvm/exceptions.h"
 #include "kvm/interpreted.h"
 #include "kvm/platform.h"
+#include "platform/xstate.h"
 
 namespace rf::kvm {
 
@@ -25,22 +25,6 @@ constexpr u64 kTrapFlag = 0x100;
 // What ring 3 may set, as Linux's sigreturn has it (FIX_EFLAGS), and ID: AC OF DF TF SF ZF AF PF CF RF.
 constexpr u64 kUserFlags = 0x50dd5 | 0x200000;
 constexpr u64 kFixedFlags = 0x202;  // IF and the bit that is always set
-
-// XSAVE area.
-constexpr size_t kMxcsrAt = 24, kMxcsrMaskAt = 28, kHeaderAt = 512;
-constexpr u16 kInitialFcw = 0x37f;
-constexpr u32 kInitialMxcsr = 0x1f80;
-
-u32 mxcsr_mask() {
-  static const u32 mask = [] {
-    alignas(16) std::byte area[512] = {};
-    _fxsave64(area);
-    u32 m;
-    std::memcpy(&m, area + kMxcsrMaskAt, 4);
-    return m ? m : 0xffbf;
-  }();
-  return mask;
-}
 
 bool canonical(u64 va) { return static_cast<u64>(static_cast<s64>(va << 16) >> 16) == va; }
 
@@ -111,9 +95,15 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
     bring_fp_to(vcpu);
     trap = vcpu.run(space, regs);
   }
-  trap.stepped = stepping || (regs.eflags & kTrapFlag);
   running_on_.store(nullptr, std::memory_order_seq_cst);
   worker->leave_guest();
+  if (trap.vector == kTrapSyscall) [[likely]] {
+    platform_.counters.syscalls.fetch_add(1, std::memory_order_relaxed);
+    Exit e;
+    e.kind = Exit::Kind::kSyscall;
+    return e;
+  }
+  trap.stepped = stepping || (regs.eflags & kTrapFlag);
   return to_exit(trap, space, regs);
 }
 
@@ -122,10 +112,6 @@ Exit Context::to_exit(const Trap& trap, AddressSpace& as, const Registers& regs)
   auto& counters = platform_.counters;
   Exit e;
   switch (trap.vector) {
-    case kTrapSyscall:
-      count(counters.syscalls);
-      e.kind = Exit::Kind::kSyscall;
-      return e;
     case kTrapInterrupted:
       count(counters.interrupts);
       interrupted_.store(false, std::memory_order_relaxed);
@@ -215,15 +201,7 @@ void Context::save_fp(std::span<std::byte> out) {
 Result<void> Context::load_fp(std::span<const std::byte> in) {
   const auto& caps = platform_.capabilities();
   if (in.size() != caps.fp_size) return err(EINVAL);
-  u32 mxcsr;
-  u64 header[8];
-  std::memcpy(&mxcsr, in.data() + kMxcsrAt, sizeof mxcsr);
-  std::memcpy(header, in.data() + kHeaderAt, sizeof header);
-  if (mxcsr & ~mxcsr_mask()) return err(EINVAL);
-  if (header[0] & ~caps.xcr0) return err(EINVAL);
-  // XCOMP_BV: the compacted format is not for user memory. The rest of the header is reserved.
-  for (int i = 1; i < 8; ++i)
-    if (header[i] != 0) return err(EINVAL);
+  if (!platform::xstate::valid(in, caps.xcr0)) return err(EINVAL);
   drop_resident_fp();
   std::memcpy(fp_.get(), in.data(), in.size());
   return {};
@@ -231,11 +209,7 @@ Result<void> Context::load_fp(std::span<const std::byte> in) {
 
 void Context::reset_fp() {
   drop_resident_fp();
-  std::memset(fp_.get(), 0, platform_.capabilities().fp_size);
-  std::memcpy(fp_.get(), &kInitialFcw, sizeof kInitialFcw);
-  std::memcpy(fp_.get() + kMxcsrAt, &kInitialMxcsr, sizeof kInitialMxcsr);
-  u64 present = 3;  // x87 and SSE as written above; the rest in its initial state
-  std::memcpy(fp_.get() + kHeaderAt, &present, sizeof present);
+  platform::xstate::reset({fp_.get(), platform_.capabilities().fp_size});
 }
 
 void Context::copy_fp_from(platform::Context& other) {

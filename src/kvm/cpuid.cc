@@ -1,11 +1,11 @@
 #include "kvm/cpuid.h"
 
-#include <cpuid.h>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
 
 #include <algorithm>
-#include <cstring>
+
+#include "platform/xstate.h"
 
 namespace rf::kvm {
 
@@ -13,8 +13,7 @@ namespace {
 
 constexpr u32 kMaxEntries = 256;
 
-// x87, SSE, AVX, and the three parts of AVX-512. AMX is left out: its state is 8 KiB and Linux wants it asked for.
-constexpr u64 kKeptFeatures = 0xe7;
+// Its three parts come together and with AVX, or not at all.
 constexpr u64 kAvx512 = 0xe0;
 
 const kvm_cpuid_entry2* find(const std::vector<kvm_cpuid_entry2>& cpuid, u32 function, u32 index) {
@@ -66,22 +65,9 @@ u64 guest_xcr0(const std::vector<kvm_cpuid_entry2>& cpuid) {
   const auto* e = find(cpuid, 0xd, 0);
   if (!e) return 3;
   // The host's own XCR0 bounds it too: the sentry shares the registers' hardware with the guest.
-  u32 lo, hi;
-  asm volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-  u64 xcr0 = e->eax & lo & kKeptFeatures;
+  u64 xcr0 = e->eax & platform::xstate::host_features();
   if ((xcr0 & kAvx512) != kAvx512 || !(xcr0 & 4)) xcr0 &= ~kAvx512;
   return xcr0 | 3;
-}
-
-size_t xsave_size(u64 xcr0) {
-  size_t size = 576;  // legacy area and header
-  for (u32 i = 2; i < 63; ++i) {
-    if (!(xcr0 & (u64{1} << i))) continue;
-    u32 a, b, c, d;
-    __cpuid_count(0xd, i, a, b, c, d);
-    size = std::max<size_t>(size, b + a);
-  }
-  return size;
 }
 
 }  // namespace rf::kvm

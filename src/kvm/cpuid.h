@@ -16,7 +16,4 @@ Setup<std::vector<kvm_cpuid_entry2>> guest_cpuid(int kvm_fd);
 // The XSAVE features that guest state is kept for: what the KVM and this CPU have of x87, SSE, AVX and AVX-512.
 u64 guest_xcr0(const std::vector<kvm_cpuid_entry2>& cpuid);
 
-// Bytes of a standard-format XSAVE area with these features.
-size_t xsave_size(u64 xcr0);
-
 }  // namespace rf::kvm

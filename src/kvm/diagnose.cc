@@ -81,9 +81,12 @@ std::vector<Check> diagnose() {
        fmt::format("{} ({:.0f} ns per ring-0 instruction){}", (*p)->capabilities().description, kind.ring0_ns,
                    kind.interpreted_ring0 ? "; it works, but a hardware KVM is many times faster" : "")});
   const auto obstacle = ring0_obstacle((*p)->vm(), (*p)->vcpus().at(0));
-  checks.push_back({"ring-0 mode", obstacle ? State::kWarning : State::kGood,
-                    obstacle ? "not here, exit mode serves: " + *obstacle
-                             : std::string("the sentry can live in the guest's ring 0: system calls without an exit")});
+  checks.push_back(
+      {"ring-0 mode", obstacle ? State::kWarning : State::kGood,
+       obstacle ? "not here, exit mode serves: " + *obstacle
+                : fmt::format("the sentry can live in the guest's ring 0: {:.0f} ns from ring 3 there and back, {:.0f} "
+                              "ns for an exit",
+                              kind.call_ns, kind.exit_ns)});
   checks.push_back({"cpu features", State::kGood, features((*p)->capabilities())});
   double ns = syscall_ns(**p, **memory);
   checks.push_back({"call in exit mode", ns > 0 ? State::kGood : State::kBad,

@@ -20,7 +20,9 @@ constexpr int kTries = 5;
 
 constexpr u64 kTableBits = 0x27, kPageBits = 0x63, kUserBit = 4;
 constexpr u64 kProbeVa = 0x1000, kCodeVa = 0x2000;
-constexpr u8 kSyscallCode[] = {0x0f, 0x05};
+// 1: syscall ; dec %rbx ; jnz 1b ; hlt, which ring 3 may not
+constexpr u8 kSyscallCode[] = {0x0f, 0x05, 0x48, 0xff, 0xcb, 0x75, 0xf9, 0xf4};
+constexpr u64 kBareCalls = 1000;
 
 struct Pages {
   Phys root, upper, directory, leaf, first, second;
@@ -38,8 +40,11 @@ constexpr const char* kBroken =
     "this KVM does not run guest code as a CPU would: a few instructions in ring 0 or a SYSCALL ended in an exit that "
     "should not be; the kernel's log (dmesg) may tell more";
 
-// Nanoseconds per instruction in ring 0.
-std::optional<double> ring0_cost(Vcpu& vcpu, Phys root) {
+struct Ring0Cost {
+  double instruction_ns, exit_ns;
+};
+
+std::optional<Ring0Cost> ring0_cost(Vcpu& vcpu, Phys root) {
   Nanos shortest = kNever;
   double cost = 1e9;
   auto time = [&](u64 loops) -> std::optional<Nanos> {
@@ -53,7 +58,18 @@ std::optional<double> ring0_cost(Vcpu& vcpu, Phys root) {
     shortest = std::min(shortest, *none);
     cost = std::min(cost, std::max(0.0, static_cast<double>(*some - shortest) / kInstructions));
   }
-  return cost;
+  return Ring0Cost{cost, static_cast<double>(shortest)};
+}
+
+// Nanoseconds of a system call that stays in the guest.
+std::optional<double> call_cost(Vcpu& vcpu, Phys root) {
+  Nanos one = kNever, many = kNever;
+  for (int i = 0; i < kTries; ++i) {
+    const auto a = vcpu.time_bare_calls(root, kCodeVa, 1), b = vcpu.time_bare_calls(root, kCodeVa, 1 + kBareCalls);
+    if (!a || !b) return {};
+    one = std::min(one, *a), many = std::min(many, *b);
+  }
+  return static_cast<double>(std::max<Nanos>(many - one, 0)) / kBareCalls;
 }
 
 }  // namespace
@@ -70,14 +86,18 @@ Setup<void> find_kind(Vm& vm, Supervisor& supervisor, Vcpu& vcpu) {
 
   Kind kind;
   auto enters = vcpu.syscall_enters_ring0(pages->root, kCodeVa);
-  auto ns = ring0_cost(vcpu, pages->root);
-  if (!enters || !ns) return setup_error(kBroken);
-  kind.ring0_ns = *ns;
-  kind.interpreted_ring0 = !*enters || *ns > kInterpretedNs;
+  const auto cost = ring0_cost(vcpu, pages->root);
+  if (!enters || !cost) return setup_error(kBroken);
+  kind.ring0_ns = cost->instruction_ns;
+  kind.exit_ns = cost->exit_ns;
+  kind.interpreted_ring0 = !*enters || kind.ring0_ns > kInterpretedNs;
   // An interpreter reads the guest's page tables itself, so it would not show what ring 3 sees; but without hardware
   // there is only shadow paging.
   kind.shadow_paging = true;
   if (!kind.interpreted_ring0) {
+    const auto call = call_cost(vcpu, pages->root);
+    if (!call) return setup_error(kBroken);
+    kind.call_ns = *call;
     supervisor.use_saving_stub(vcpu.has_fsgsbase());
     u64& entry = words(vm, pages->leaf)[kProbeVa >> kPageShift];
     words(vm, pages->first)[0] = 1;
@@ -101,7 +121,8 @@ Setup<void> find_kind(Vm& vm, Supervisor& supervisor, Vcpu& vcpu) {
   // The root stays: it is, or was, in CR3.
   vm.free_pages({pages->upper, pages->directory, pages->leaf, pages->first, pages->second});
   TRY(vcpu.kind_is_known());
-  RF_DEBUG("KVM: {:.0f} ns per ring-0 instruction, {} paging", kind.ring0_ns, kind.shadow_paging ? "shadow" : "nested");
+  RF_DEBUG("KVM: {:.0f} ns per ring-0 instruction, {:.0f} ns for an exit, {:.0f} ns for a call without one, {} paging",
+           kind.ring0_ns, kind.exit_ns, kind.call_ns, kind.shadow_paging ? "shadow" : "nested");
   return {};
 }
 

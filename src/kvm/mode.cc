@@ -69,13 +69,22 @@ std::optional<std::string> ring0_obstacle(const Vm& vm, const Vcpu& vcpu) {
   return leaky_cpu();
 }
 
-u64 protective_cr4(const Vm& vm) {
+Ring0Protection ring0_protection(const Vm& vm, const Vcpu& vcpu) {
+  constexpr u32 kArchCapabilities = 0x10a;
+  constexpr u64 kIbrsAll = 2;
+  constexpr u64 kAutomaticIbrs = 1 << 21;  // of EFER
+
   const u32 ebx = cpuid_bits(vm, 7, 0, &kvm_cpuid_entry2::ebx), ecx = cpuid_bits(vm, 7, 0, &kvm_cpuid_entry2::ecx);
-  u64 cr4 = 0;
+  const u32 edx = cpuid_bits(vm, 7, 0, &kvm_cpuid_entry2::edx);
+  Ring0Protection p;
+  u64& cr4 = p.cr4;
   if (ebx & (1u << 7)) cr4 |= u64{1} << 20;   // SMEP
   if (ebx & (1u << 20)) cr4 |= u64{1} << 21;  // SMAP
   if (ecx & (1u << 2)) cr4 |= u64{1} << 11;   // UMIP
-  return cr4;
+  if (cpuid_bits(vm, 0x80000021, 0, &kvm_cpuid_entry2::eax) & (1u << 8)) p.efer |= kAutomaticIbrs;
+  // Intel's, which is turned on once and for all. The older kind would have to be written at each entry.
+  if ((edx & (1u << 26)) && (edx & (1u << 29))) p.ibrs = (vcpu.get_msr(kArchCapabilities).value_or(0) & kIbrsAll) != 0;
+  return p;
 }
 
 bool needs_small_rings() {

@@ -9,11 +9,13 @@
 
 namespace rf::kvm {
 
-// Why the sentry cannot, or had better not, live in the guest's ring 0 here; nothing where it can.
+// Why the sentry cannot live in the guest's ring 0 here; nothing where it can.
 std::optional<std::string> ring0_obstacle(const Vm& vm, const Vcpu& vcpu);
+// As measured: is a system call that stays in the guest the faster one?
+inline bool ring0_is_faster(const Kind& kind) { return kind.call_ns < kind.exit_ns; }
 
-// CR4 bits that protect ring 0 from ring 3 (SMEP, SMAP, UMIP), as far as the CPU has them.
-u64 protective_cr4(const Vm& vm);
+// What protects ring 0 from ring 3, as far as the CPU has it: SMEP, SMAP, UMIP, and enhanced IBRS of either maker.
+Ring0Protection ring0_protection(const Vm& vm, const Vcpu& vcpu);
 
 // Can KVM map only such pages of io_uring's as have reference counts of their own?
 bool needs_small_rings();

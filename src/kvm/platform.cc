@@ -13,6 +13,7 @@
 #include "kvm/kind.h"
 #include "kvm/kvm_stats.h"
 #include "kvm/mode.h"
+#include "platform/xstate.h"
 
 extern "C" const char __executable_start[];  // the linker's: where the image begins
 
@@ -70,7 +71,7 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
   c.fsgsbase = p->vcpus_->at(0).has_fsgsbase();
   c.host_ioctls = kRunTimeIoctls;
   c.small_rings = p->in_ring0() && needs_small_rings();
-  c.fp_size = xsave_size(c.xcr0);
+  c.fp_size = platform::xstate::size_of(c.xcr0);
   // Each vCPU's TSC_AUX is its number; RDTSCP needs the CPUID bit, RDPID comes with it.
   for (const auto& e : p->vm_->cpuid())
     if (e.function == 0x80000001) c.cpu_in_tsc_aux = (e.edx & (1u << 27)) != 0;
@@ -83,10 +84,11 @@ Setup<void> Platform::choose_mode(platform::KvmMode mode) {
     if (mode == platform::KvmMode::kAuto) return {};
     return setup_error(fmt::format("ring-0 mode cannot be had: {}; use --kvm-mode=exit", *obstacle));
   }
+  if (mode == platform::KvmMode::kAuto && !ring0_is_faster(vm_->kind())) return {};
   if (!vm_->require_all()) return setup_error(fmt::format("KVM refuses a memory slot: {}", errno_text(errno)));
   sentry_map_ = TRY(SentryMap::create(*vm_, has_gib_pages(*vm_)));
-  const u64 cr4 = protective_cr4(*vm_);
-  for (u32 i = 0; i < vcpus_->size(); ++i) TRY(vcpus_->at(i).make_resident(*sentry_map_, cr4));
+  const Ring0Protection protection = ring0_protection(*vm_, vcpus_->at(0));
+  for (u32 i = 0; i < vcpus_->size(); ++i) TRY(vcpus_->at(i).make_resident(*sentry_map_, protection));
   return {};
 }
 
@@ -143,9 +145,13 @@ platform::PlatformStats Platform::stats() const {
   }
   s.exits.assign(kvm.begin(), kvm.end());
   auto& v = vm_->counters;
-  s.details = {{"exits to the sentry's process", exits}, {"broken exits", broken},
-               {"invalidations", v.invalidations},       {"invalidated ranges", v.invalidated_ranges},
-               {"shadow drops", v.shadow_drops},         {"page tables allocated", v.tables_allocated}};
+  s.details = {{"exits to the sentry's process", exits},
+               {"broken exits", broken},
+               {"invalidations", v.invalidations},
+               {"invalidated ranges", v.invalidated_ranges},
+               {"pages invalidated one by one", v.single_pages},
+               {"shadow drops", v.shadow_drops},
+               {"page tables allocated", v.tables_allocated}};
   if (in_ring0()) {
     add_ring0_stats(s);
   } else {

@@ -24,9 +24,16 @@ namespace rf::kvm {
 
 class Vcpu;
 
+// Control bits that are set on top of what guest code has in exit mode.
+struct Ring0Protection {
+  u64 cr4 = 0, efer = 0;
+  bool ibrs = false;  // IA32_SPEC_CTRL.IBRS
+};
+
 class Resident {
  public:
-  static Setup<std::unique_ptr<Resident>> create(Vcpu& vcpu, SentryMap& map, u64 cr4, u64 xcr0);
+  static Setup<std::unique_ptr<Resident>> create(Vcpu& vcpu, SentryMap& map, const Ring0Protection& protection,
+                                                 u64 xcr0);
   ~Resident();
 
   // Runs `body` in ring 0 of the vCPU and returns when it does. On the vCPU's own thread.
@@ -60,7 +67,7 @@ class Resident {
   SentryMap& map_;
   ring0::Cpu* cpu_ = nullptr;
   std::byte* stack_ = nullptr;
-  u64 cr4_ = 0;
+  Ring0Protection protection_;
 };
 
 }  // namespace rf::kvm

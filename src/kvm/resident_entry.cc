@@ -9,9 +9,25 @@ namespace {
 
 constexpr u64 kTrapFlag = 0x100, kResumeFlag = 0x10000;
 
+// More are not worth it: what a reload of CR3 drops is found again for less.
+constexpr u64 kMostSinglePages = 32;
+
+void invalidate_page(u64 va) { asm volatile("invlpg (%0)" : : "r"(va) : "memory"); }
 void load_cr3(Phys root) { asm volatile("mov %0, %%cr3" : : "r"(root) : "memory"); }
 
 }  // namespace
+
+u64 Vcpu::invalidate_pages(const AddressSpace& as, u64 generation,
+                           std::span<const platform::Invalidation::Range> ranges) {
+  if (cr3_space_ != as.id() || cr3_generation_ != generation) return 0;
+  u64 pages = 0;
+  for (const auto& r : ranges) pages += r.len >> kPageShift;
+  if (pages > kMostSinglePages) return 0;
+  for (const auto& r : ranges)
+    for (u64 at = 0; at < r.len; at += kPageSize) invalidate_page(r.va + at);
+  cr3_generation_ = generation + 1;
+  return pages;
+}
 
 // Translations of the sentry's are global and stay; those of ring 3 go when the space is another one, or has had some
 // of its own taken away.

@@ -22,6 +22,8 @@ namespace {
 
 constexpr size_t kStackSize = 1 << 20, kGuard = 64 << 10;
 constexpr u32 kMsrLstar = 0xc0000082, kMsrKernelGsBase = 0xc0000102;
+constexpr u32 kMsrSpecCtrl = 0x48;
+constexpr u64 kIbrs = 1;
 
 u64 address_of(const char* label) { return reinterpret_cast<u64>(label); }
 
@@ -102,7 +104,8 @@ void count(std::atomic<u64>& n, u64 by = 1) {
 
 }  // namespace
 
-Setup<std::unique_ptr<Resident>> Resident::create(Vcpu& vcpu, SentryMap& map, u64 cr4, u64 xcr0) {
+Setup<std::unique_ptr<Resident>> Resident::create(Vcpu& vcpu, SentryMap& map, const Ring0Protection& protection,
+                                                  u64 xcr0) {
   std::unique_ptr<Resident> r(new Resident(vcpu, map));
   auto reserve = [](size_t size) {
     void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -113,7 +116,7 @@ Setup<std::unique_ptr<Resident>> Resident::create(Vcpu& vcpu, SentryMap& map, u6
   if (!r->cpu_ || !r->stack_ || mprotect(r->stack_, kGuard, PROT_NONE) != 0)
     return setup_error(fmt::format("no memory for a ring-0 stack: {}", errno_text(errno)));
   ring0::set_up_cpu(*r->cpu_, xcr0);
-  r->cr4_ = cr4;
+  r->protection_ = protection;
   // What an exception's entry needs must be there: a fault on the way could not be told.
   if (!map.map_range(reinterpret_cast<u64>(r->cpu_), sizeof(ring0::Cpu)) ||
       !map.map_range(reinterpret_cast<u64>(&ring0::rf_ring0_enter_ring3), 2 * kPageSize))
@@ -129,7 +132,8 @@ Resident::~Resident() {
 void Resident::set_registers(u64 function, u64 argument) {
   kvm_sregs s = vcpu_.ring3_;
   s.cr3 = map_.root();
-  s.cr4 = cr4_;
+  s.cr4 |= protection_.cr4;
+  s.efer |= protection_.efer;
   s.cs = segment(ring0::kKernelCs, 11, 0, true);
   s.ss = segment(ring0::kKernelSs, 3, 0, false);
   s.fs.base = cpu_->sentry_fs = own_fs_base();
@@ -143,6 +147,7 @@ void Resident::set_registers(u64 function, u64 argument) {
   RF_CHECK(ioctl(fd, KVM_SET_SREGS, &s) == 0, "KVM refuses ring 0's system registers");
   RF_CHECK(vcpu_.set_msr(kMsrLstar, address_of(ring0::rf_ring0_system_call)) && vcpu_.set_msr(kMsrKernelGsBase, 0),
            "KVM refuses ring 0's system call registers");
+  if (protection_.ibrs) RF_CHECK(vcpu_.set_msr(kMsrSpecCtrl, kIbrs), "KVM refuses IBRS though its CPU has it");
   kvm_fpu fpu{};
   fpu.fcw = 0x37f;
   fpu.mxcsr = 0x1f80;
@@ -177,6 +182,9 @@ bool Resident::step() {
   } else if (r == -EFAULT) {
     page_unavailable();
   } else if (r == 0 && run.exit_reason == KVM_EXIT_HLT && !run.if_flag) [[likely]] {
+    // A completion that the host's kernel posts on the way out of KVM_RUN or of a host call interrupts nothing any
+    // more: who is about to enter ring 3 looks again.
+    kick();
     const u64 rip = run.s.regs.regs.rip;
     if (rip == address_of(ring0::rf_ring0_host_call_halted)) [[likely]]
       make_host_call();

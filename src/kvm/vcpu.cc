@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "core/futex.h"
 #include "core/log.h"
+#include "core/time.h"
 #include "kvm/cpuid.h"
 #include "kvm/kvm_stats.h"
 #include "kvm/segments.h"
@@ -165,8 +166,19 @@ bool Vcpu::set_msr(u32 index, u64 value) {
   return set_msrs(fd_.get(), msrs);
 }
 
-Setup<void> Vcpu::make_resident(SentryMap& map, u64 cr4) {
-  resident_ = TRY(Resident::create(*this, map, ring3_.cr4 | cr4, guest_xcr0(vm_.cpuid())));
+std::optional<u64> Vcpu::get_msr(u32 index) const {
+  struct {
+    kvm_msrs head;
+    kvm_msr_entry entry;
+  } list{};
+  list.head.nmsrs = 1;
+  list.entry.index = index;
+  if (ioctl(fd_.get(), KVM_GET_MSRS, &list) != 1) return {};
+  return list.entry.data;
+}
+
+Setup<void> Vcpu::make_resident(SentryMap& map, const Ring0Protection& protection) {
+  resident_ = TRY(Resident::create(*this, map, protection, guest_xcr0(vm_.cpuid())));
   return {};
 }
 
@@ -174,6 +186,7 @@ void Vcpu::enter_ring0(const std::function<void()>& body) {
   worker_.store(Worker::current(), std::memory_order_release);
   cr3_space_ = 0;
   resident_->run(body);
+  cr3_space_ = 0;  // ring 0 is over, and invalidate_pages() with it
 }
 
 Vcpu::Stop Vcpu::enter() {
@@ -256,6 +269,29 @@ std::optional<bool> Vcpu::syscall_enters_ring0(Phys root, u64 rip) {
   return native;
 }
 
+std::optional<Nanos> Vcpu::time_bare_calls(Phys root, u64 rip, u64 calls) {
+  constexpr u64 kGeneralProtection = 13;
+  Registers regs{};
+  regs.rip = rip;
+  regs.rbx = calls;
+  regs.eflags = 2;
+  run_->kvm_valid_regs = kAllState;
+  put_registers(root, regs);
+  loaded_root_.store(root);
+  if (!set_msr(kMsrLstar, ring0::kBareSysret)) return {};
+  const Nanos begin = monotonic_now();
+  Stop stop;
+  do {
+    arm();
+    stop = enter();
+  } while (stop == Stop::kInterrupted);
+  const Nanos took = monotonic_now() - begin;
+  const u64 at = run_->s.regs.regs.rip;
+  if (!set_msr(kMsrLstar, ring0::kLstar) || stop != Stop::kHalt) return {};
+  if (at != ring0::kVectors + kGeneralProtection * ring0::kVectorStride + 1) return {};
+  return took;
+}
+
 Trap Vcpu::lost_page() {
   Trap trap;
   trap.vector = kTrapLostPage;
@@ -325,6 +361,13 @@ void VcpuSet::flush(AddressSpace& as) {
     while (still_there()) futex_wait(v->runs_, run, kNever);
     v->run_watchers_.fetch_sub(1, std::memory_order_seq_cst);
   }
+}
+
+u64 VcpuSet::invalidate_pages_here(const AddressSpace& as, u64 generation,
+                                   std::span<const platform::Invalidation::Range> ranges) {
+  Worker* worker = Worker::current();
+  if (!worker || worker->index() >= size() || !at(worker->index()).resident()) return 0;
+  return at(worker->index()).invalidate_pages(as, generation, ranges);
 }
 
 // With shadow paging a vCPU's CR3 may point anywhere while it runs nothing: the page is not used again before all

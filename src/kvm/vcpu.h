@@ -8,6 +8,7 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "core/scheduler.h"
@@ -58,13 +59,16 @@ class Vcpu final : public GuestKicker {
   Trap run(AddressSpace& as, Registers& regs);
 
   // Ring-0 mode. Before the vCPU's thread starts.
-  Setup<void> make_resident(SentryMap& map, u64 cr4);
+  Setup<void> make_resident(SentryMap& map, const Ring0Protection& protection);
   Resident* resident() { return resident_.get(); }
   // Runs `body` in ring 0 of this vCPU, which is the calling worker's.
   void enter_ring0(const std::function<void()>& body);
   // In ring 0, on the vCPU's own thread: run() for ring-0 mode. `math` is the guest's vector state where the registers
   // do not hold it.
   Trap run_resident(AddressSpace& as, Registers& regs, std::byte* math);
+  // In ring 0, on the vCPU's own thread: the step from this generation of `as` to the next took these ranges away. Few
+  // pages are invalidated one by one; otherwise, the next entry reloads CR3. Gives the number of pages invalidated.
+  u64 invalidate_pages(const AddressSpace& as, u64 generation, std::span<const platform::Invalidation::Range> ranges);
 
   // Runs ring-0 code of the stub page at `rip` until it halts, and returns RAX; for probing, before guest code runs.
   // Null when it did something else.
@@ -72,10 +76,15 @@ class Vcpu final : public GuestKicker {
   // Runs a SYSCALL at `rip` in ring 3, for probing: does it arrive at LSTAR in ring 0, as on a CPU, or as a page fault
   // there? Null when neither.
   std::optional<bool> syscall_enters_ring0(Phys root, u64 rip);
+  // How long ring 3 takes for `calls` system calls to a ring 0 that returns at once, entry and exit of the vCPU
+  // included; for probing, with the halting stub. `rip`: a loop of SYSCALLs that counts RBX down and then does what
+  // ring 3 must not. Null when something else came of it.
+  std::optional<Nanos> time_bare_calls(Phys root, u64 rip, u64 calls);
   // To be called when vm.kind() has changed.
   Setup<void> kind_is_known() { return configure(); }
   int fd() const { return fd_.get(); }
   int stats_fd() const { return stats_.get(); }
+  std::optional<u64> get_msr(u32 index) const;  // null: KVM has none such
   bool has_fsgsbase() const { return fsgsbase_; }
   // Was KVM willing to leave the TSC alone?
   bool has_host_tsc() const { return host_tsc_; }
@@ -164,6 +173,9 @@ class VcpuSet {
 
   // Returns when no vCPU uses translations of `as` from before the call.
   void flush(AddressSpace& as);
+  // Of the calling worker's vCPU, if it lives in ring 0: Vcpu::invalidate_pages().
+  u64 invalidate_pages_here(const AddressSpace& as, u64 generation,
+                            std::span<const platform::Invalidation::Range> ranges);
   // Frees the top-level table of a dead address space, once no vCPU has it in CR3.
   void retire_root(Phys root);
 

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "mm/mapped_reads.h"
 #include "mm/mm_fixture.h"
 #include "mm/test_objects.h"
 #include "mm/window_cache.h"
@@ -160,6 +161,84 @@ TEST_F(HostFileTest, RightsOfTheFileAreKept) {
                       .may_exec = false});
   EXPECT_EQ(error_of(mm_->mprotect(*a, kPageSize, kRw)), EACCES);
   EXPECT_EQ(error_of(mm_->mprotect(*a, kPageSize, PROT_READ | PROT_EXEC)), EACCES);
+}
+
+class MappedReadsTest : public HostFileTest {
+ protected:
+  void SetUp() override {
+    HostFileTest::SetUp();
+    fd_ = hostio::HostFd(open(path_.c_str(), O_RDWR | O_CLOEXEC));
+    reads_ = std::make_unique<MappedReads>(*frames_);
+  }
+  void TearDown() override {
+    reads_.reset();
+    HostFileTest::TearDown();
+  }
+  size_t read(u64 offset, size_t len) {
+    out_.assign(len, std::byte{0x5a});
+    const iovec parts[] = {{out_.data(), len / 3}, {out_.data() + len / 3, len - len / 3}};
+    return reads_->read(fd_.get(), parts, offset);
+  }
+  u64 word(size_t at) const {
+    u64 w;
+    std::memcpy(&w, &out_[at], sizeof w);
+    return w;
+  }
+  void note_often(u64 offset, u64 len) {
+    for (int i = 0; i < 4; ++i) reads_->note(fd_.get(), offset, len);
+  }
+  hostio::HostFd fd_;
+  std::unique_ptr<MappedReads> reads_;
+  std::vector<std::byte> out_;
+};
+
+TEST_F(MappedReadsTest, OnlyWhatIsReadAgainAndAgainIsMapped) {
+  for (int times = 0; times < 3; ++times)
+    for (u64 at = 0; at < kPages * kPageSize; at += 16 * kPageSize) {
+      EXPECT_EQ(read(at, 16 * kPageSize), 0u);
+      reads_->note(fd_.get(), at, 16 * kPageSize);
+    }
+  EXPECT_EQ(read(0, kPageSize), 0u);
+  EXPECT_EQ(frames_->window_cache().size(), 0u);
+  reads_->note(fd_.get(), 0, 32 * kPageSize);
+  EXPECT_EQ(read(3 * kPageSize, 20 * kPageSize), 20 * kPageSize);
+  EXPECT_EQ(word(0), 1003u);
+  EXPECT_EQ(word(19 * kPageSize), 1022u);
+  EXPECT_EQ(read(3 * kPageSize - 1, 20), 20u);
+  EXPECT_EQ(word(1), 1003u);
+  EXPECT_EQ(read(32 * kPageSize, kPageSize), 0u);
+}
+
+TEST_F(MappedReadsTest, ReadsEndWhereTheMappedChunkDoes) {
+  constexpr u64 kEnd = GuestMemory::kWindowChunk;
+  note_often(kEnd - 16 * kPageSize, 16 * kPageSize);
+  EXPECT_EQ(read(kEnd - 2 * kPageSize, 8 * kPageSize), 2 * kPageSize);
+  note_often(kEnd, 16 * kPageSize);
+  EXPECT_EQ(read(kEnd - 2 * kPageSize, 8 * kPageSize), 8 * kPageSize);
+  EXPECT_EQ(word(7 * kPageSize), 1000 + kEnd / kPageSize + 5);
+}
+
+TEST_F(MappedReadsTest, ChangesOfTheHostShowAtOnce) {
+  note_often(0, 16 * kPageSize);
+  const u64 changed = 77;
+  ASSERT_EQ(pwrite(fd_.get(), &changed, sizeof changed, 5 * kPageSize), 8);
+  ASSERT_EQ(read(5 * kPageSize, 64), 64u);
+  EXPECT_EQ(word(0), 77u);
+}
+
+TEST_F(MappedReadsTest, TheHostIsAskedAboutTheEnd) {
+  note_often(0, 16 * kPageSize);
+  EXPECT_EQ(read(kPages * kPageSize - 8, 9), 0u);
+  EXPECT_EQ(read(kPages * kPageSize, 1), 0u);
+  EXPECT_EQ(read(~u64{0} - 8, 100), 0u);
+}
+
+TEST_F(MappedReadsTest, AFileCutShortIsForgotten) {
+  note_often(0, 16 * kPageSize);
+  ASSERT_EQ(read(0, 16 * kPageSize), 16 * kPageSize);
+  ASSERT_EQ(ftruncate(fd_.get(), 4 * kPageSize), 0);
+  EXPECT_EQ(read(0, 16 * kPageSize), 4 * kPageSize);
+  EXPECT_EQ(read(0, kPageSize), 0u);
 }
 
 }  // namespace

@@ -135,7 +135,7 @@ struct Capabilities {
   bool cpu_in_tsc_aux = false;      // RDTSCP and RDPID tell the guest the number of its vCPU
   bool host_tsc = false;            // RDTSC in a guest reads the host's counter, on every vCPU: a vDSO may rely on it
   bool direct_user_access = false;  // the sentry can reach guest addresses itself
-  bool small_rings = false;         // the sentry can only reach rings of one page (make_small_ring_reactor())
+  bool small_rings = false;         // the sentry can only reach rings of one page (RingOptions::one_page)
   bool child_processes = false;     // the sentry has some, which end with it
   std::vector<u64> host_ioctls;     // those that it makes while guests run: the sentry's lockdown lets them through
 };

@@ -18,8 +18,6 @@ static_assert(offsetof(user_regs_struct, rax) == 80 && offsetof(user_regs_struct
 static_assert(offsetof(user_regs_struct, rip) == 128 && offsetof(user_regs_struct, gs_base) == 176);
 static_assert(sizeof(FaultFrame) == 23 * 8);
 
-constexpr u8 kInterruptGate = 0x8e;
-constexpr u8 kInterruptGateForUser = 0xee;  // INT3 and INT 4 may be used from ring 3
 constexpr u64 kCr0 = 0x80050033, kTaskSwitched = 8;
 
 Stack stack_for(u32 vector) {
@@ -43,24 +41,13 @@ Stack stack_for(u32 vector) {
 void set_up_cpu(Cpu& cpu, u64 xcr0) {
   cpu.math_features = xcr0;
   cpu.cr0_no_math = kCr0 | kTaskSwitched;
-  // All marked as accessed already: the CPU then never writes to the table.
-  cpu.gdt[kKernelCs >> 3] = 0x00af9b000000ffff;
-  cpu.gdt[kKernelSs >> 3] = 0x00cf93000000ffff;
-  cpu.gdt[kUserSs >> 3] = 0x00cff3000000ffff;
-  cpu.gdt[kUserCs >> 3] = 0x00affb000000ffff;
+  fill_gdt(cpu.gdt);
   for (u32 i = 0; i < kStackCount; ++i) cpu.tss.ist[i] = reinterpret_cast<u64>(cpu.stacks[i]) + kStackSize;
   cpu.tss.rsp[0] = cpu.tss.ist[kOtherStack];
-  cpu.tss.io_map = sizeof(TaskState);  // beyond the limit: no port is open to ring 3
+  cpu.tss.io_map = kNoIoMap;
   for (u32 v = 0; v < kEntryCount; ++v) {
     const u64 entry = reinterpret_cast<u64>(rf_ring0_exceptions) + v * kVectorStride;
-    const bool user = v == 3 || v == 4;
-    cpu.idt[v] = {static_cast<u16>(entry),
-                  kKernelCs,
-                  static_cast<u8>(stack_for(v) + 1),
-                  user ? kInterruptGateForUser : kInterruptGate,
-                  static_cast<u16>(entry >> 16),
-                  static_cast<u32>(entry >> 32),
-                  0};
+    cpu.idt[v] = make_gate(v, entry, static_cast<u8>(stack_for(v) + 1));
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/types.h"
 #include "ring0/layout.h"
+#include "ring0/tables.h"
 
 namespace rf::ring0 {
 
@@ -20,28 +21,6 @@ inline constexpr u32 kSyscallVector = 256;
 
 inline constexpr u32 kNmiVector = 2, kNoMathVector = 7, kDoubleFaultVector = 8, kPageFaultVector = 14;
 inline constexpr u32 kMachineCheckVector = 18;
-
-struct [[gnu::packed]] TaskState {
-  u32 reserved0;
-  u64 rsp[3];
-  u64 reserved1;
-  u64 ist[7];
-  u64 reserved2;
-  u16 reserved3;
-  u16 io_map;
-};
-static_assert(sizeof(TaskState) == kTssLimit + 1);
-
-struct [[gnu::packed]] Gate {
-  u16 offset_low;
-  u16 selector;
-  u8 ist;
-  u8 type;
-  u16 offset_middle;
-  u32 offset_high;
-  u32 zero;
-};
-static_assert(sizeof(Gate) == 16);
 
 // Stacks of the interrupt stack table. Every gate has one, for the sentry's code uses the red zone below its stack
 // pointer. An entry may interrupt only one that has another stack.

@@ -54,6 +54,30 @@
 #define USER_CS 0x33
 #define USER_SS 0x2b
 
+// Those that both ways out of ring 3 store first. \regs: the register that points at the Registers.
+.macro  save_registers regs
+        mov     %r15, R_R15(\regs)
+        mov     %r14, R_R14(\regs)
+        mov     %r13, R_R13(\regs)
+        mov     %r12, R_R12(\regs)
+        mov     %rbp, R_RBP(\regs)
+        mov     %rbx, R_RBX(\regs)
+        mov     %r11, R_R11(\regs)
+        mov     %r10, R_R10(\regs)
+        mov     %r9, R_R9(\regs)
+        mov     %r8, R_R8(\regs)
+.endm
+// The end of rf_ring0_enter_ring3(), with the stack that it was called on.
+.macro  return_from_ring3
+        pop     %r15
+        pop     %r14
+        pop     %r13
+        pop     %r12
+        pop     %rbp
+        pop     %rbx
+        ret
+.endm
+
         .section .rodata
         .balign 8
 // No SYSCALL of ring 3 leaves a higher RIP in RCX: its code ends at the guest's address limit. The sentry's is above.
@@ -148,13 +172,7 @@ refused:
         mov     C_CR0_NO_MATH(%rdi), %rax
         mov     %rax, %cr0
         mov     $VECTOR_INTERRUPT, %eax
-        pop     %r15
-        pop     %r14
-        pop     %r13
-        pop     %r12
-        pop     %rbp
-        pop     %rbx
-        ret
+        return_from_ring3
         .size   rf_ring0_enter_ring3, . - rf_ring0_enter_ring3
 
 // --- From ring 3, or a host call ---------------------------------------------------------------------
@@ -167,16 +185,7 @@ rf_ring0_system_call:
         swapgs
         mov     %rsp, %gs:C_SCRATCH
         mov     %gs:C_REGS, %rsp
-        mov     %r15, R_R15(%rsp)
-        mov     %r14, R_R14(%rsp)
-        mov     %r13, R_R13(%rsp)
-        mov     %r12, R_R12(%rsp)
-        mov     %rbp, R_RBP(%rsp)
-        mov     %rbx, R_RBX(%rsp)
-        mov     %r11, R_R11(%rsp)
-        mov     %r10, R_R10(%rsp)
-        mov     %r9, R_R9(%rsp)
-        mov     %r8, R_R8(%rsp)
+        save_registers %rsp
         mov     %rax, R_RAX(%rsp)
         mov     %rax, R_ORIG_RAX(%rsp)
         mov     %rcx, R_RCX(%rsp)
@@ -213,13 +222,7 @@ to_sentry:
         xor     %r9d, %r9d
         xor     %r10d, %r10d
         xor     %r11d, %r11d
-        pop     %r15
-        pop     %r14
-        pop     %r13
-        pop     %r12
-        pop     %rbp
-        pop     %rbx
-        ret
+        return_from_ring3
 
 // A SYSCALL of the sentry's: the host side makes it, puts the result in RAX and goes on at RCX with R11's flags.
 host_call:
@@ -257,16 +260,7 @@ exception:
         lfence  // a mispredicted branch above must not run on with the guest's GS
         push    %rax
         mov     %gs:C_REGS, %rax
-        mov     %r15, R_R15(%rax)
-        mov     %r14, R_R14(%rax)
-        mov     %r13, R_R13(%rax)
-        mov     %r12, R_R12(%rax)
-        mov     %rbp, R_RBP(%rax)
-        mov     %rbx, R_RBX(%rax)
-        mov     %r11, R_R11(%rax)
-        mov     %r10, R_R10(%rax)
-        mov     %r9, R_R9(%rax)
-        mov     %r8, R_R8(%rax)
+        save_registers %rax
         mov     %rcx, R_RCX(%rax)
         mov     %rdx, R_RDX(%rax)
         mov     %rsi, R_RSI(%rax)

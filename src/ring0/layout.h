@@ -34,6 +34,8 @@ inline constexpr u64 kVectorStride = 16;
 inline constexpr u32 kVectorCount = 32;
 // Runs RCX times round a loop of two instructions and halts: tells interpreted ring 0 from the real thing.
 inline constexpr u64 kTimingLoop = kStub + 0x100;
+// Returns to ring 3 at once: what is timed as a system call that leaves nothing.
+inline constexpr u64 kBareSysret = kStub + 0x108;
 // Reloads CR3, reads the word at RCX into RAX and halts: tells whether changed page tables are noticed.
 inline constexpr u64 kReadThroughNewCr3 = kStub + 0x110;
 

@@ -51,11 +51,12 @@ class TreeBuilder {
   Ref<fs::Credentials> creds_ = make_ref<fs::Credentials>();
 };
 
-Setup<Ref<fs::FileSystem>> make_root(const RunOptions& options, mm::Frames& frames) {
+Setup<Ref<fs::FileSystem>> make_root(const RunOptions& options, mm::Frames& frames, bool mapped_reads) {
   struct stat st {};
   if (::stat(options.root.c_str(), &st) == 0 && !S_ISDIR(st.st_mode))
     return setup_error(options.root + " is not a directory: give --root the directory that becomes /");
-  Ref<fs::FileSystem> host = TRY(fs::make_hostfs(frames, {.path = options.root, .read_only = true}));
+  Ref<fs::FileSystem> host =
+      TRY(fs::make_hostfs(frames, {.path = options.root, .read_only = true, .mapped_reads = mapped_reads}));
   if (options.overlay == Overlay::kNone) return host;
   return fs::make_overlay(std::move(host), fs::make_tmpfs(frames, 0, 0755));
 }
@@ -65,8 +66,10 @@ Setup<Ref<fs::FileSystem>> make_root(const RunOptions& options, mm::Frames& fram
 Setup<std::unique_ptr<fs::Vfs>> make_file_tree(const RunOptions& options, task::Kernel& kernel) {
   mm::Frames& frames = kernel.frames;
   const bool overlay = options.overlay == Overlay::kMemory;
-  Result<std::unique_ptr<fs::Vfs>> vfs =
-      fs::Vfs::create(TRY(make_root(options, frames)), overlay ? "overlay" : options.root, overlay ? 0 : MS_RDONLY);
+  // Where the sentry lives in the guest each host call is an exit.
+  const bool mapped_reads = kernel.platform.leave_fiber() != nullptr;
+  Result<std::unique_ptr<fs::Vfs>> vfs = fs::Vfs::create(TRY(make_root(options, frames, mapped_reads)),
+                                                         overlay ? "overlay" : options.root, overlay ? 0 : MS_RDONLY);
   if (!vfs) return setup_error("cannot make the file tree: " + errno_text(errno_value(vfs.error())));
   TreeBuilder tree(**vfs);
   constexpr u64 kPlain = MS_NOSUID | MS_NODEV | MS_NOEXEC;
@@ -78,8 +81,8 @@ Setup<std::unique_ptr<fs::Vfs>> make_file_tree(const RunOptions& options, task::
   for (const Volume& v : options.volumes) {
     struct stat st {};
     const bool directory = ::stat(v.host.c_str(), &st) != 0 || S_ISDIR(st.st_mode);
-    TRY(tree.mount(v.guest, TRY(fs::make_hostfs(frames, {.path = v.host, .read_only = v.read_only})), v.host,
-                   v.read_only ? MS_RDONLY : 0, directory));
+    const fs::HostFsOptions host{.path = v.host, .read_only = v.read_only, .mapped_reads = mapped_reads};
+    TRY(tree.mount(v.guest, TRY(fs::make_hostfs(frames, host)), v.host, v.read_only ? MS_RDONLY : 0, directory));
   }
   return *std::move(vfs);
 }

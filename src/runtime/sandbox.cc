@@ -150,12 +150,14 @@ Setup<void> Sandbox::create() {
   if (!clock) return setup_error("cannot set up the guest's clock: " + errno_text(errno_value(clock.error())));
   clock_ = *std::move(clock);
   auto run_loop = [this](u32 worker, const std::function<void()>& loop) { platform_->run_loop(worker, loop); };
-  scheduler_ =
-      TRY(Scheduler::create({.workers = vcpus,
-                             .make_reactor = platform_->capabilities().small_rings ? hostio::make_small_ring_reactor
-                                                                                   : hostio::make_ring_reactor,
-                             .run_loop = run_loop,
-                             .leave_fiber = platform_->leave_fiber()}));
+  // A platform that has something done when a fiber is left is one whose sentry lives in the guest. There an
+  // interrupted thread looks around before it enters guest code again.
+  const hostio::RingOptions ring{.one_page = platform_->capabilities().small_rings,
+                                 .interruptions_stop_guests = platform_->leave_fiber() != nullptr};
+  scheduler_ = TRY(Scheduler::create({.workers = vcpus,
+                                      .make_reactor = hostio::ring_reactor_maker(ring),
+                                      .run_loop = run_loop,
+                                      .leave_fiber = platform_->leave_fiber()}));
   if (options_.strace)
     strace_ = TRY(task::StraceSink::create({.file = options_.strace_file, .durations = options_.strace_durations}));
   kernel_ = std::make_unique<task::Kernel>(

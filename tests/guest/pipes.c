@@ -202,15 +202,17 @@ TEST(poll_reports_hangup_and_error) {
   CHECK(f[0].revents & POLLERR);
 }
 
+// The alarms come again and again: on a busy machine the first may come before the call that it is to interrupt.
 TEST(blocked_read_is_interrupted) {
   int p[2];
   CHECK_EQ(pipe(p), 0);
   struct sigaction act = {.sa_handler = count_signal};
   CHECK_EQ(sigaction(SIGALRM, &act, NULL), 0);
-  ualarm(50000, 0);
+  ualarm(50000, 50000);
   char c;
   CHECK_ERRNO(read(p[0], &c, 1), EINTR);
-  CHECK_EQ(g_signals, 1);
+  ualarm(0, 0);
+  CHECK(g_signals >= 1);
 }
 
 TEST(blocked_write_is_interrupted_after_a_part) {
@@ -218,11 +220,10 @@ TEST(blocked_write_is_interrupted_after_a_part) {
   CHECK_EQ(pipe(p), 0);
   struct sigaction act = {.sa_handler = count_signal};
   CHECK_EQ(sigaction(SIGALRM, &act, NULL), 0);
-  ualarm(50000, 0);
+  ualarm(50000, 50000);
   static char b[1 << 20];
   ssize_t n = write(p[1], b, sizeof b);
   CHECK_EQ(n, 65536);
-  ualarm(50000, 0);
   CHECK_ERRNO(write(p[1], b, 1), EINTR);
 }
 

@@ -102,7 +102,7 @@ SysResult sys_sigaltstack(Task& t, const SyscallArgs& a) {
 SysResult sys_rt_sigreturn(Task& t, const SyscallArgs&) {
   if (!pop_signal_frame(t)) t.force_signal(kernel_siginfo(SIGSEGV));
   // The call that the signal interrupted is settled; what restart_syscall(2) would go on with is void.
-  t.restart = {};
+  if (t.restart.function) t.restart = {};
   return SysResult::go_to(kSyscallExit);
 }
 

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/scheduler.h"
@@ -42,8 +43,9 @@ class Context final : public platform::Context {
   void put(const Registers& regs);
   void resume(u32 action);
   u32 await(Seat& seat);
+  u32 await_late(bool kick);
   platform::Exit stopped(u32 state, AddressSpace& space, Registers& regs);
-  platform::Exit trapped(Registers& regs);
+  std::optional<platform::Exit> trapped(Registers& regs);
   void take_registers(Registers& regs);
   void take_fp_image();
   void sync_fp();

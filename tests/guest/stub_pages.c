@@ -331,7 +331,7 @@ static void jump_everywhere(uint64_t values) {
       sleep_ms(1);
       still = p->next == seen ? still + 1 : 0;
       seen = p->next;
-      if (still == 60 || seen >= end + 64) {
+      if (still == 25 || seen >= end + 64) {
         CHECK_EQ(kill(child, SIGKILL), 0);
         n++;
         break;

@@ -37,8 +37,8 @@ constexpr u64 kNowhere = 0x6000'0000'0000;
 
 jmp_buf g_back;
 
-// Not back by sigreturn, which is a call as well.
-void on_sigsys(int) { ::longjmp(g_back, 1); }
+// Not back by sigreturn, which is a call as well. SIGSEGV: a kernel without int $0x80.
+void on_refusal(int) { ::longjmp(g_back, 1); }
 
 bool map_code(u64 va) {
   void* p = ::mmap(reinterpret_cast<void*>(va), kTextSize, PROT_READ | PROT_WRITE,
@@ -68,11 +68,12 @@ class FilterTest : public testing::Test {
     const pid_t child = ::fork();
     if (child == 0) {
       struct sigaction action {};
-      action.sa_handler = on_sigsys;
+      action.sa_handler = on_refusal;
       action.sa_flags = SA_NODEFER;
       const sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
       if (!map_code(kText) || !map_code(kElsewhere) || ::sigaction(SIGSYS, &action, nullptr) != 0 ||
-          ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+          ::sigaction(SIGSEGV, &action, nullptr) != 0 || ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+          ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
         ::_exit(1);                               // NOLINT: with the filter it is a SIGSYS, and the loop below
       for (static size_t i = 0; i < size; ++i) {  // not in a register that longjmp() turns back
         const Call& c = calls[i];
@@ -81,11 +82,11 @@ class FilterTest : public testing::Test {
         passed[i] = 1;
       }
       passed[size] = 1;
-      *reinterpret_cast<volatile int*>(8) = 0;  // no call to leave by
+      __builtin_trap();  // no call to leave by
     }
     int status = 0;
     ::waitpid(child, &status, 0);
-    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV) << "status " << status;
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGILL) << "status " << status;
     EXPECT_EQ(passed[size], 1) << "the child did not get to the end";
     std::set<Call> result;
     for (size_t i = 0; i < size; ++i)
@@ -98,7 +99,10 @@ class FilterTest : public testing::Test {
 TEST_F(FilterTest, GuestThreadsMayWaitWakeAndSetBases) {
   // Every number there is and will be for long, those of the x32 ABI, and the odd ones.
   std::vector<u64> numbers;
-  for (u64 n = 0; n < 1100; ++n) numbers.push_back(n), numbers.push_back(n | kX32);
+  // But for uretprobe and uprobe, which Linux hides from all filters: they raise SIGILL unless a probe's code makes
+  // them.
+  for (u64 n = 0; n < 1100; ++n)
+    if (n != 335 && n != 336) numbers.push_back(n), numbers.push_back(n | kX32);
   for (u64 n : {u64{0x7fffffff}, u64{0x80000000}, u64{0xffffffff}, ~u64{0}, u64{SYS_getpid} | u64{1} << 32})
     numbers.push_back(n);
   std::vector<Call> calls;

@@ -213,9 +213,10 @@ Setup<void> Family::start_zygote() {
 }
 
 Setup<void> Family::start_reaper() {
-  // Signals are for the other threads.
+  // Signals are for the other threads, but for those that tell of a failure in this one.
   sigset_t all, before;
   sigfillset(&all);
+  for (int sig : {SIGSYS, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigdelset(&all, sig);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
   pthread_t thread;
   pthread_attr_t attributes;
@@ -225,13 +226,18 @@ Setup<void> Family::start_reaper() {
   const int rc = ::pthread_create(
       &thread, &attributes,
       [](void* family) -> void* {
-        static_cast<Family*>(family)->reap();
+        auto* f = static_cast<Family*>(family);
+        f->reaping_.store(true);
+        f->reaping_.notify_one();
+        f->reap();
         return nullptr;
       },
       this);
   ::pthread_attr_destroy(&attributes);
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (rc != 0) return setup_error("cannot start the thread that waits for guest processes: " + errno_text(rc));
+  // What libc does at the start of a thread is not allowed once the sentry is locked down.
+  reaping_.wait(false);
   return {};
 }
 

@@ -89,6 +89,7 @@ class Family {
   int done_fd() const;  // of the calling thread
 
   std::unique_ptr<Control> control_;
+  std::atomic<bool> reaping_{false};      // the reaper is at work
   std::vector<hostio::HostFd> done_fds_;  // one a worker, and one for all other threads
   mutable SpinLock other_lock_;
   std::unique_ptr<Process> zygote_;

@@ -9,4 +9,9 @@ Setup<std::unique_ptr<platform::Platform>> create_platform(const platform::Optio
   return TRY(Platform::create(options, memory));
 }
 
+Setup<void> probe() {
+  TRY(open_kvm());
+  return {};
+}
+
 }  // namespace rf::kvm

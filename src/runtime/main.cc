@@ -69,7 +69,8 @@ void add_run(CLI::App& app, RunOptions& o) {
       ->type_name("N")
       ->check(CLI::Range(1, 64));
   add_parsed(run, "--timeout", o.timeout, parse_duration, "Kill the sandbox after this long")->type_name("DURATION");
-  add_parsed(run, "--platform", o.platform, parse_platform, "How guest code runs")
+  add_parsed(run, "--platform", o.platform, parse_platform,
+             "How guest code runs: by KVM, in processes whose system calls are trapped, or whichever is faster here")
       ->type_name("auto|kvm|trap")
       ->default_str("auto");
   add_parsed(run, "--kvm-mode", o.kvm_mode, parse_kvm_mode,

@@ -143,8 +143,11 @@ Setup<void> Sandbox::create() {
   const u64 limit = options_.memory ? options_.memory : default_memory();
   if (limit < kLeastMemory) return setup_error("--memory is too small: give 4M at least");
   memory_ = TRY(platform::GuestMemory::create());
-  platform_ =
-      TRY(platform::create({.kind = options_.platform, .vcpus = vcpus, .kvm_mode = options_.kvm_mode}, *memory_));
+  // Who names a mode of the kvm platform means that one.
+  const bool kvm = options_.platform == platform::Kind::kAuto && options_.kvm_mode != platform::KvmMode::kAuto;
+  platform_ = TRY(platform::create(
+      {.kind = kvm ? platform::Kind::kKvm : options_.platform, .vcpus = vcpus, .kvm_mode = options_.kvm_mode},
+      *memory_));
   frames_ = mm::Frames::create(*memory_, limit);
   Result<std::unique_ptr<mm::VdsoClock>> clock = mm::VdsoClock::create(*frames_);
   if (!clock) return setup_error("cannot set up the guest's clock: " + errno_text(errno_value(clock.error())));

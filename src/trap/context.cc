@@ -35,10 +35,19 @@ constexpr u8 kGeneralProtection = 13, kPageFault = 14;
 // Page-fault error code bits.
 constexpr u64 kFaultPresent = 1, kFaultWrite = 2, kFaultFetch = 16;
 
-// A thread that has not answered a kick for this long is called again; one that has not after kGiveUp will never.
+// A thread that has not answered a kick for so long is called again, while other fibers have the worker; one that has
+// not after kGiveUp never will.
 constexpr Nanos kKickAgain = 50'000'000, kGiveUp = 5 * kNanosPerSecond;
+// How long the worker looks at such a thread each time.
+constexpr Nanos kLook = 1'000'000;
 
 bool canonical(u64 va) { return static_cast<u64>(static_cast<s64>(va << 16) >> 16) == va; }
+
+// What guest code may change meanwhile is read once.
+template <class T>
+T once(const T& field) {
+  return std::atomic_ref(const_cast<T&>(field)).load(std::memory_order_relaxed);
+}
 
 Exit exception(int signo, int code, u64 address, u64 vector, u64 error) {
   Exit e;
@@ -109,13 +118,21 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
   if (!worker->enter_guest(seat)) return Exit{};
   running_on_.store(worker, std::memory_order_seq_cst);
   Exit exit;
+  bool late = false;
   // Who set it before it could see running_on_ did not kick.
   if (!interrupted_.load(std::memory_order_seq_cst)) {
     for (;;) {
       seat.resumes(area());
       put(regs);
-      exit = stopped(await(seat), space, regs);
-      if (exit.kind != Exit::Kind::kPageFault || seat.kicked()) break;
+      u32 state = await(seat);
+      if (state == kRunning) [[unlikely]] {
+        late = true;
+        running_on_.store(nullptr, std::memory_order_seq_cst);
+        worker->leave_guest();
+        state = await_late(true);
+      }
+      exit = stopped(state, space, regs);
+      if (exit.kind != Exit::Kind::kPageFault || late || seat.kicked()) break;
       // A page that mm has mapped and the process has not seen yet.
       const auto installed = space.install(exit.address, exit.access);
       if (installed == AddressSpace::Install::kNothing) break;
@@ -126,8 +143,10 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
       platform_.counters.installs.fetch_add(1, std::memory_order_relaxed);
     }
   }
-  running_on_.store(nullptr, std::memory_order_seq_cst);
-  worker->leave_guest();
+  if (!late) {
+    running_on_.store(nullptr, std::memory_order_seq_cst);
+    worker->leave_guest();
+  }
   if (exit.kind == Exit::Kind::kInterrupted) interrupted_.store(false, std::memory_order_relaxed);
   if (exit.kind == Exit::Kind::kPageFault) {
     fault_ = exit.address;
@@ -184,7 +203,7 @@ void Context::resume(u32 action) {
     (void)hostio::host_call(SYS_futex, &word, FUTEX_WAKE, 1);
 }
 
-// Waits until the stub thread stops; stops it if the worker is kicked.
+// Waits until the stub thread stops; stops it if the worker is kicked. kRunning: it does not answer the kick.
 u32 Context::await(Seat& seat) {
   u32& state = area().state;
   if (process_->dead()) return kDead;
@@ -197,15 +216,28 @@ u32 Context::await(Seat& seat) {
     same_core_ = 0;
   if (s != kRunning) [[likely]]
     return s;
-  const Nanos give_up = monotonic_now() + kGiveUp;
-  while (s == kRunning) {
-    process_->kick(*thread_);
-    seat.arm();
-    s = seat.wait(state, guest_patience_, true, monotonic_now() + kKickAgain);
-    if (s == kRunning && monotonic_now() > give_up) process_->kill();
-    if (process_->dead()) return kDead;
-  }
+  process_->kick(*thread_);
+  seat.arm();
+  s = seat.wait(state, guest_patience_, true, monotonic_now() + kKickAgain);
+  if (process_->dead()) return kDead;
   return s;
+}
+
+// Waits for a thread that does not answer: the host is busy, or guest code runs in the stub's own code and means no
+// good. Other fibers have the worker meanwhile; who will never answer loses its process.
+u32 Context::await_late(bool kick) {
+  const Nanos give_up = monotonic_now() + kGiveUp;
+  u32 s = kRunning;
+  while (s == kRunning && !process_->dead()) {
+    sleep_until(monotonic_now() + kKickAgain, Interruptible::kNo);
+    if (monotonic_now() > give_up)
+      process_->kill();
+    else if (kick)
+      process_->kick(*thread_);
+    Seat quiet;  // kicks are for who runs guest code
+    s = quiet.wait(area().state, guest_patience_, true, monotonic_now() + kLook);
+  }
+  return process_->dead() ? u32{kDead} : s;
 }
 
 // The stub thread was seen on this core: moves it away if that goes on, more rarely the less it helps.
@@ -231,7 +263,7 @@ void Context::take_registers(Registers& regs) {
 
 // The vector state is where the stub thread says it is, if that is in its Area.
 void Context::take_fp_image() {
-  const u64 offset = area().fp_image - Control::area_address(thread_->index);
+  const u64 offset = once(area().fp_image) - Control::area_address(thread_->index);
   fp_where_ = Fp::kImage;
   fp_image_ = kFpOffset;
   if (offset % 64 == 0 && offset >= kFpOffset && offset <= kAreaSize - platform_.capabilities().fp_size)
@@ -253,7 +285,9 @@ Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
       take_registers(regs);
       take_fp_image();
       if (space.patched()) regs.rip = space.original_place(regs.rip);
-      const Exit e = trapped(regs);
+      const auto trap = trapped(regs);
+      if (!trap) break;
+      const Exit e = *trap;
       after_call_ = 0;
       if (e.kind == Exit::Kind::kSyscall) note_trapped_call(space, regs);
       count(e.kind == Exit::Kind::kSyscall       ? counters.syscalls
@@ -264,17 +298,18 @@ Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
     }
     case kNotStarted:
       count(counters.interrupts);
-      if (area().fp_image == 0)
+      if (once(area().fp_image) == 0)
         fp_where_ = Fp::kLive;
       else
         take_fp_image();
       return Exit{};
-    // kDead, and what only a guest that wrote to its Area could say: the process is of no more use.
     default:
-      fp_where_ = Fp::kHere;
-      space.process()->kill();
-      return exception(SIGKILL, SI_KERNEL, 0, 0, 0);
+      break;
   }
+  // kDead, and what only a guest that wrote to its Area could say: the process is of no more use.
+  fp_where_ = Fp::kHere;
+  space.process()->kill();
+  return exception(SIGKILL, SI_KERNEL, 0, 0, 0);
 }
 
 void Context::note_trapped_call(AddressSpace& space, const Registers& regs) {
@@ -285,12 +320,12 @@ void Context::note_trapped_call(AddressSpace& space, const Registers& regs) {
   if (++t.times == kOften) space.patch(regs.rip, regs.rax);
 }
 
-// A signal stopped the thread.
-Exit Context::trapped(Registers& regs) {
+// A signal stopped the thread. Nothing: not one that the stub's handler is for, so guest code wrote this.
+std::optional<Exit> Context::trapped(Registers& regs) {
   const Area& a = area();
-  const auto signo = static_cast<int>(a.signo);
-  const s32 code = a.code;
-  const u64 address = a.address, vector = a.vector, error = a.error, cr2 = a.cr2;
+  const auto signo = static_cast<int>(once(a.signo));
+  const s32 code = once(a.code);
+  const u64 address = once(a.address), vector = once(a.vector), error = once(a.error), cr2 = once(a.cr2);
   if (signo == kKickSignal) return Exit{};
   if (signo == SIGSYS) {
     if (address == AUDIT_ARCH_X86_64) return Exit{.kind = Exit::Kind::kSyscall};
@@ -310,6 +345,7 @@ Exit Context::trapped(Registers& regs) {
     e.present = (error & kFaultPresent) && cr2 < platform::kGuestAddressLimit;
     return e;
   }
+  if (signo != SIGSEGV && signo != SIGBUS && signo != SIGFPE && signo != SIGILL && signo != SIGTRAP) return {};
   return exception(signo, code, code == SI_KERNEL ? 0 : address, vector, error);
 }
 
@@ -324,10 +360,10 @@ void Context::sync_fp() {
     image = kFpOffset;
     resume(kSaveFp);
     Seat quiet;  // kicks are for who runs guest code
-    u32 s = kRunning;
-    while (s == kRunning && !process_->dead())
-      s = quiet.wait(area().state, guest_patience_, true, monotonic_now() + kKickAgain);
+    u32 s = quiet.wait(area().state, guest_patience_, true, monotonic_now() + kKickAgain);
+    if (s == kRunning) s = await_late(false);
     if (s != kFpSaved) {
+      process_->kill();
       xstate::reset({fp_.get(), size});
       return;
     }

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/scheduler.h"
@@ -45,8 +46,9 @@ class Context final : public platform::Context {
   u32 await(Seat& seat);
   void part();
   void note_trapped_call(AddressSpace& space, const Registers& regs);
+  u32 await_late(bool kick);
   platform::Exit stopped(u32 state, AddressSpace& space, Registers& regs);
-  platform::Exit trapped(Registers& regs);
+  std::optional<platform::Exit> trapped(Registers& regs);
   void take_registers(Registers& regs);
   void take_fp_image();
   void sync_fp();

@@ -257,6 +257,7 @@ Setup<void> Family::start_thread(void (Family::*body)(), const char* what) {
   // Signals are for the other threads.
   sigset_t all, before;
   sigfillset(&all);
+  for (int sig : {SIGSYS, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigdelset(&all, sig);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
   struct Start {
     Family* family;

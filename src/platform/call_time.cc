@@ -71,14 +71,14 @@ Setup<double> measure_here(Kind kind) {
   auto& memory = *TRY(GuestMemory::create()).release();
   auto& platform = *TRY(create({.kind = kind, .vcpus = 1, .kvm_mode = KvmMode::kAuto}, memory)).release();
   auto run_loop = [&](u32 worker, const std::function<void()>& loop) { platform.run_loop(worker, loop); };
-  auto& scheduler =
-      *TRY(Scheduler::create({.workers = 1,
-                              .pin = false,
-                              .make_reactor = platform.capabilities().small_rings ? hostio::make_small_ring_reactor
-                                                                                  : hostio::make_ring_reactor,
-                              .run_loop = run_loop,
-                              .leave_fiber = platform.leave_fiber()}))
-           .release();
+  const hostio::RingOptions ring{.one_page = platform.capabilities().small_rings,
+                                 .interruptions_stop_guests = platform.leave_fiber() != nullptr};
+  auto& scheduler = *TRY(Scheduler::create({.workers = 1,
+                                            .pin = false,
+                                            .make_reactor = hostio::ring_reactor_maker(ring),
+                                            .run_loop = run_loop,
+                                            .leave_fiber = platform.leave_fiber()}))
+                         .release();
   Setup<double> result = setup_error("guest code did not run");
   auto fiber = scheduler.spawn("measure", [&] {
     result = time_calls(platform, memory);

@@ -8,7 +8,9 @@ namespace {
 TEST(TrapAddressSpaceTest, ForEachStopsWhereAChunkOfTheFileWindowEnds) {
   auto memory = GuestMemory::create();
   ASSERT_TRUE(memory);
-  AddressSpace space(**memory, nullptr);
+  auto patches = CodePatches::create();
+  ASSERT_TRUE(patches);
+  AddressSpace space(**memory, **patches, nullptr);
   constexpr u64 kChunk = GuestMemory::kWindowChunk, kVa = 0x400000 + 3 * kPageSize;
   const Phys phys = GuestMemory::kWindowBase + 8 * kChunk - 2 * kPageSize;
   ASSERT_TRUE(space.map(kVa, phys, kChunk + 4 * kPageSize, {.read = true}));

@@ -83,7 +83,13 @@ void AddressSpace::protect(u64 va, u64 len, Prot prot, Invalidation& inval) {
   pages_.visit(va, va + len, [&](u64 at, u64& entry) {
     const u64 old = PageMap::load(entry);
     u64 now = (old & ~kRights) | rights;
-    if ((old & kInstalled) && (installed_rights(old) & ~rights)) {
+    if ((old & PageMap::kPatched) && rights != kExec) {
+      // No code any more, or code that is written to: the program's own bytes are to be seen.
+      narrow(at, kUnmapped);
+      forget_patches(at, old);
+      now &= ~kInstalledAll;
+      any = true;
+    } else if ((old & kInstalled) && (installed_rights(old) & ~rights)) {
       const u64 left = installed_rights(old) & rights;
       narrow(at, left);
       now = (now & ~kInstalledAll) | (old & PageMap::kPatched) | kInstalled | left << kInstalledShift;

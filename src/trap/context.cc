@@ -2,6 +2,7 @@
 
 #include <linux/audit.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
 
@@ -172,6 +173,16 @@ void Context::put(const Registers& regs) {
     a.gs_base = thread_->gs_base = gs_base;
     action = kSetBases;
   }
+  if (move_away_) [[unlikely]] {
+    move_away_ = false;
+    const int cpu = ::sched_getcpu();
+    if (cpu >= 0 && static_cast<size_t>(cpu) < 64 * kCpuWords) {
+      std::ranges::fill(a.others, ~u64{0});
+      std::ranges::fill(a.everywhere, ~u64{0});
+      a.others[cpu / 64] &= ~(u64{1} << cpu % 64);
+      action |= kMoveAway;
+    }
+  }
   const u64 va = Control::area_address(thread_->index);
   switch (fp_where_) {
     case Fp::kLive:
@@ -240,7 +251,8 @@ u32 Context::await_late(bool kick) {
   return process_->dead() ? u32{kDead} : s;
 }
 
-// The stub thread was seen on this core: moves it away if that goes on, more rarely the less it helps.
+// The stub thread was seen on this core. If that goes on while another is idle, each system call costs two task
+// switches, and the host's scheduler sees no reason to part them: has it move away, more rarely the less it helps.
 void Context::part() {
   constexpr u32 kOften = 8;
   constexpr u64 kLeast = 3'000'000, kMost = 3'000'000'000;
@@ -249,7 +261,7 @@ void Context::part() {
   // Long after the last move it has done its work.
   move_pause_ = stopped_at_ > next_move_ + kMost ? kLeast : std::min(2 * move_pause_, kMost);
   next_move_ = stopped_at_ + move_pause_;
-  process_->move_away(*thread_);
+  move_away_ = true;
 }
 
 // What of a trap's registers the guest can have changed.
@@ -278,6 +290,7 @@ Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
       count(counters.syscalls);
       count(counters.patched_calls);
       take_registers(regs);
+      regs.orig_rax = regs.rax;
       fp_where_ = Fp::kLive;
       after_call_ = regs.rip;
       return Exit{.kind = Exit::Kind::kSyscall};
@@ -289,7 +302,10 @@ Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
       if (!trap) break;
       const Exit e = *trap;
       after_call_ = 0;
-      if (e.kind == Exit::Kind::kSyscall) note_trapped_call(space, regs);
+      if (e.kind == Exit::Kind::kSyscall) {
+        regs.orig_rax = regs.rax;
+        note_trapped_call(space, regs);
+      }
       count(e.kind == Exit::Kind::kSyscall       ? counters.syscalls
             : e.kind == Exit::Kind::kPageFault   ? counters.page_faults
             : e.kind == Exit::Kind::kInterrupted ? counters.interrupts

@@ -70,6 +70,7 @@ class Context final : public platform::Context {
   u64 stopped_at_ = 0;                  // cycles
   u32 same_core_ = 0;                   // stops in a row that found the stub thread on the worker's core
   u64 next_move_ = 0, move_pause_ = 0;  // cycles
+  bool move_away_ = false;              // the stub thread is to, when it is resumed
   u64 fault_ = 0;  // the last page fault, to be mapped before guest code goes on: its address, or kNoFault
   platform::Access fault_access_ = platform::Access::kNone;
   Fp fp_where_ = Fp::kHere;

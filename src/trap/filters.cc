@@ -61,7 +61,7 @@ FilterProgram guest_filter() {
   constexpr auto upper = [](u32 offset) { return offset + 4; };
   constexpr u32 kIp = offsetof(seccomp_data, instruction_pointer);
   constexpr auto args = [](u32 n) { return u32{offsetof(seccomp_data, args)} + n * 8; };
-  constexpr u32 kAllow = 16, kTrap = 17;  // instructions' places
+  constexpr u32 kAllow = 19, kTrap = 20;  // instructions' places
   constexpr auto jump = [](u32 at, u16 test, u32 value, u32 if_true, u32 if_false) {
     return sock_filter{static_cast<u16>(BPF_JMP | BPF_K | test), static_cast<u8>(if_true - at - 1),
                        static_cast<u8>(if_false - at - 1), value};
@@ -79,10 +79,13 @@ FilterProgram guest_filter() {
       word(args(1)),
       jump(10, BPF_JEQ, FUTEX_WAIT, kAllow, 11),
       jump(11, BPF_JEQ, FUTEX_WAKE, kAllow, kTrap),
-      jump(12, BPF_JEQ, __NR_arch_prctl, 13, kTrap),
+      jump(12, BPF_JEQ, __NR_sched_setaffinity, 13, 15),
       word(args(0)),
-      jump(14, BPF_JEQ, ARCH_SET_FS, kAllow, 15),
-      jump(15, BPF_JEQ, ARCH_SET_GS, kAllow, kTrap),
+      jump(14, BPF_JEQ, 0, kAllow, kTrap),  // of oneself
+      jump(15, BPF_JEQ, __NR_arch_prctl, 16, kTrap),
+      word(args(0)),
+      jump(17, BPF_JEQ, ARCH_SET_FS, kAllow, 18),
+      jump(18, BPF_JEQ, ARCH_SET_GS, kAllow, kTrap),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
   };

@@ -62,7 +62,7 @@
 #define RF_COMMAND_DONE_FD 12
 #define RF_COMMAND_AFFINITY_SIZE 16
 #define RF_COMMAND_LIST 64
-#define RF_COMMAND_AFFINITY 3424
+#define RF_COMMAND_AFFINITY 3648
 #define RF_COMMAND_CHILD_LIST 3840
 #define RF_COMMAND_SIZE 56
 #define RF_CONST_PARENT 0
@@ -103,7 +103,10 @@ enum State : u32 {
 enum Action : u32 {
   kSetBases = 1,  // FS and GS base
   kSaveFp = 2,    // store the vector state in Area::fp, and wait again
+  kMoveAway = 4,  // go to one of the CPUs of Area::others; nothing keeps the thread there
 };
+
+inline constexpr u32 kCpuWords = 16;  // of a set of CPUs
 
 struct Area {
   u32 state;
@@ -139,6 +142,7 @@ struct Area {
   u64 pad4[2];
   u64 alt_stack[3];  // a stack_t
   u64 signal_mask;
+  u64 others[kCpuWords], everywhere[kCpuWords];  // CPUs
 };
 
 inline constexpr u64 kFpOffset = 0x1000, kFpSize = 0x4000;  // Area's own XSAVE image, for the sentry's use
@@ -157,13 +161,12 @@ struct CommandPage {
   s32 done_fd;  // an eventfd that gets kDone or kFailed in the end, from a child process as well; -1: nobody waits
   u32 affinity_size;  // of the mask in use, in bytes; 0: the manager stays where it is
   u32 pad[11];
-  Command commands[60];
-  u64 affinity[16];                // the CPUs that the manager is to run on from here on
-  u64 others[16], everywhere[16];  // CPUs, for commands to point to
-  u64 pad2[4];
+  Command commands[64];
+  u64 affinity[kCpuWords];  // the CPUs that the manager is to run on from here on
+  u64 pad2[8];
   Command child_commands[4];  // what the child of a clone does first
 };
-inline constexpr u32 kMaxCommands = 60, kMaxChildCommands = 4;
+inline constexpr u32 kMaxCommands = 64, kMaxChildCommands = 4;
 
 // Linux has RDTSCP tell the number of the CPU in the low bits, and of the NUMA node above them.
 inline constexpr u32 kCpuMask = 0xfff;

@@ -207,7 +207,9 @@ rf_trap_call:
         movq    %rsi, %gs:RF_AREA_REGS + RF_REG_RSI
         movq    %rdi, %gs:RF_AREA_REGS + RF_REG_RDI
         movq    %gs:RF_AREA_SELF, %rdi
-        cld
+        // C code does not bear DF and AC, IRET not NT.
+        pushq   $0x202
+        popfq
         call    rf_trap_called
         hlt
 

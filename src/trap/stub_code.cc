@@ -85,6 +85,10 @@ RF_STUB_CODE void rf_trap_wait(Area* area) {
       host_call(__NR_arch_prctl, ARCH_SET_FS, area->fs_base);
       host_call(__NR_arch_prctl, ARCH_SET_GS, area->gs_base);
     }
+    if (action & kMoveAway) {
+      host_call(__NR_sched_setaffinity, 0, sizeof area->others, reinterpret_cast<u64>(area->others));
+      host_call(__NR_sched_setaffinity, 0, sizeof area->everywhere, reinterpret_cast<u64>(area->everywhere));
+    }
     if (action & kSaveFp) {
       asm volatile("xsave64 (%0)" : : "r"(area->self + kFpOffset), "a"(-1), "d"(-1) : "memory");
       publish(area, kFpSaved);

@@ -75,25 +75,6 @@ Result<void> Process::execute_locked(std::span<const Command> commands, std::spa
   return result;
 }
 
-// Where guest code and the worker that waits for it are on the same core while another is idle, each system call costs
-// two task switches; the host's scheduler sees no reason to part them.
-void Process::move_away(const Thread& thread) {
-  SpinGuard guard(lock_);
-  const u32 tid = std::atomic_ref(control().area(thread.index).tid).load(std::memory_order_relaxed);
-  CommandPage& page = control().command_page(number_);
-  const int cpu = ::sched_getcpu();
-  if (cpu < 0 || static_cast<size_t>(cpu) >= 8 * sizeof page.others) return;
-  std::ranges::fill(page.everywhere, ~u64{0});
-  std::ranges::fill(page.others, ~u64{0});
-  page.others[cpu / 64] &= ~(u64{1} << cpu % 64);
-  const u64 size = sizeof page.others;
-  const Command commands[] = {
-      {SYS_sched_setaffinity, {tid, size, kCommand + offsetof(CommandPage, others), 0, 0, 0}},
-      {SYS_sched_setaffinity, {tid, size, kCommand + offsetof(CommandPage, everywhere), 0, 0, 0}},
-  };
-  (void)execute_locked(commands);  // it may be the only core
-}
-
 // Has the manager look at the command page, on the core that the calling thread is about to leave idle for it: to wake
 // an idle core takes many times as long.
 void Process::call_manager() {
@@ -268,7 +249,6 @@ Setup<void> Family::start_thread(void (Family::*body)(), const char* what) {
   pthread_t thread;
   pthread_attr_t attributes;
   ::pthread_attr_init(&attributes);
-  ::pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   ::pthread_attr_setstacksize(&attributes, 256 << 10);
   const int rc = ::pthread_create(
       &thread, &attributes,
@@ -284,6 +264,7 @@ Setup<void> Family::start_thread(void (Family::*body)(), const char* what) {
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (rc != 0) return setup_error(fmt::format("cannot start the thread that {}: {}", what, errno_text(rc)));
   (void)start.release();
+  own_threads_.push_back(thread);
   // libc makes calls at a thread's start (rseq) that the sentry's filter does not allow.
   started_.wait(started);
   return {};
@@ -297,6 +278,9 @@ void Family::reap() {
       return;
     }
     ended(info.si_pid, info.si_code, info.si_status);
+    if (!stopping_) continue;
+    SpinGuard guard(lock_);
+    if (alive_.empty()) return;
   }
 }
 
@@ -306,7 +290,8 @@ void Family::ended(pid_t pid, int code, int status) {
                     code == CLD_EXITED ? "status" : "signal", status));
   };
   // Who holds the lock may wait for the zygote.
-  if (pid == zygote_->pid_) from_outside();
+  const bool zygote = pid == zygote_->pid_;
+  if (zygote && !stopping_) from_outside();
   SpinGuard guard(lock_);
   auto it = alive_.find(pid);
   if (it == alive_.end()) {
@@ -317,7 +302,7 @@ void Family::ended(pid_t pid, int code, int status) {
     return;
   }
   Record& r = it->second;
-  if (r.process) {
+  if (r.process && !zygote) {
     if (code != CLD_EXITED && status == SIGKILL) from_outside();
     if (!r.process->ending_)
       RF_WARN("stub process {} ended itself: {} {}", pid, code == CLD_EXITED ? "status" : "signal", status);
@@ -346,7 +331,17 @@ void Family::forget(Process& p) {
   it->second.process = nullptr;
 }
 
-Family::~Family() = default;
+// After all who use its processes. Its threads end with the last of them.
+Family::~Family() {
+  stopping_ = true;
+  wanted_.fetch_add(1, std::memory_order_release);
+  wanted_.notify_one();
+  if (own_threads_.size() > 1) ::pthread_join(own_threads_.back(), nullptr);
+  ready_.clear();
+  if (!zygote_) return;
+  zygote_->kill();
+  if (!own_threads_.empty()) ::pthread_join(own_threads_.front(), nullptr);
+}
 
 int Family::done_fd() const {
   const Worker* w = Worker::current();
@@ -375,6 +370,7 @@ void Family::raise() {
     wanted_.wait(wanted, std::memory_order_acquire);
     wanted = wanted_.load(std::memory_order_acquire);
     for (;;) {
+      if (stopping_) return;
       {
         SpinGuard guard(ready_lock_);
         if (ready_.size() >= kReady) break;

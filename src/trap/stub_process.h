@@ -7,6 +7,7 @@
 // Locks: Process::lock_ > Control's. None is held while suspending.
 #pragma once
 
+#include <pthread.h>
 #include <sys/types.h>
 
 #include <atomic>
@@ -46,8 +47,6 @@ class Process {
   bool single_threaded();
   // Makes `thread` stop soon if it runs guest code.
   void kick(const Thread& thread);
-  // Moves `thread` to another core than the calling worker's. Nothing keeps it there.
-  void move_away(const Thread& thread);
   // The process can be trusted no more, or is wanted no more.
   void kill();
 
@@ -100,7 +99,9 @@ class Family {
 
   std::unique_ptr<Control> control_;
   std::vector<hostio::HostFd> done_fds_;  // one a worker, and one for all other threads
-  std::atomic<u32> started_{0};           // threads of start_thread() that have begun
+  std::vector<pthread_t> own_threads_;    // of start_thread()
+  std::atomic<u32> started_{0};           // how many of them have begun
+  std::atomic<bool> stopping_{false};     // they are to end
   std::unique_ptr<Process> zygote_;
 
   // Processes made ahead of use, each with a thread, by a thread of its own. An idle sandbox that never had more than

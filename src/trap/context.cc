@@ -211,7 +211,7 @@ void Context::resume(u32 action) {
   u32& word = process_->control().wake_word(thread_->index);
   std::atomic_ref(word).store(++thread_->wakes, std::memory_order_seq_cst);
   if (std::atomic_ref(a.sleeping).load(std::memory_order_seq_cst) != 0)
-    (void)hostio::host_call(SYS_futex, &word, FUTEX_WAKE, 1);
+    (void)hostio::host_call(SYS_futex, &word, FUTEX_WAKE, kEverybody);
 }
 
 // Waits until the stub thread stops; stops it if the worker is kicked. kRunning: it does not answer the kick.

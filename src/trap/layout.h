@@ -175,6 +175,9 @@ inline constexpr u32 kCpuMask = 0xfff;
 // and when this one may be needed for it.
 inline constexpr u64 kLookCycles = 20'000, kGlanceCycles = 500;
 
+// Guest code can wait on the same words: a wake-up for one might be its.
+inline constexpr int kEverybody = 0x7fffffff;
+
 inline constexpr u64 kDone = 1, kFailed = u64{1} << 32;
 
 struct ConstPage {

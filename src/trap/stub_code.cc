@@ -42,7 +42,7 @@ template <class T>
 
 [[gnu::always_inline]] inline void publish(Area* area, u32 state) {
   if (__atomic_exchange_n(&area->state, state, __ATOMIC_SEQ_CST) & kSentryWaits)
-    host_call(__NR_futex, reinterpret_cast<u64>(&area->state), FUTEX_WAKE, 1);
+    host_call(__NR_futex, reinterpret_cast<u64>(&area->state), FUTEX_WAKE, kEverybody);
 }
 
 // Until the wake word changes. Between looks the thread yields: what it waits for may need this very core.

@@ -88,7 +88,7 @@ void Process::call_manager() {
     manager_cpu_ = cpu;
   }
   std::atomic_ref(page.generation).fetch_add(1, std::memory_order_seq_cst);
-  (void)hostio::host_call(SYS_futex, &page.generation, FUTEX_WAKE, 1);
+  (void)hostio::host_call(SYS_futex, &page.generation, FUTEX_WAKE, kEverybody);
 }
 
 Result<void> Process::round(std::span<const Command> commands, std::span<const Command> child_commands) {
@@ -193,7 +193,7 @@ void Process::died() {
   for (auto& t : threads_) {
     u32& state = control().area(t->index).state;
     std::atomic_ref(state).store(kDead, std::memory_order_seq_cst);
-    (void)hostio::host_call(SYS_futex, &state, FUTEX_WAKE, 1);
+    (void)hostio::host_call(SYS_futex, &state, FUTEX_WAKE, kEverybody);
   }
 }
 

@@ -263,8 +263,8 @@ TEST(syscall_instructions) {
     CHECK_EQ(call_from_stub(at, SYS_rt_sigreturn + 100000, 0, 0, 0), -ENOSYS);
     CHECK_EQ(WEXITSTATUS(in_wild_child(exit_from_stub, (void*)at, 10000)), 77);
   }
-  // The documented exceptions: to wait and to wake (a word that nobody waits on), to yield, to choose among the CPUs for
-  // oneself (none of a set of no bytes), and the bases.
+  // The documented exceptions: to wait and to wake (a word that nobody waits on), to yield, to choose among the CPUs
+  // for oneself (none of a set of no bytes), and the bases.
   CHECK_EQ(call_from_stub(places[0], SYS_sched_yield, 0, 0, 0), 0);
   CHECK_EQ(call_from_stub(places[0], SYS_sched_setaffinity, 0, 0, 0), -EINVAL);
   uint32_t word = 5;

@@ -1,18 +1,15 @@
 // What a program tries that wants out: every address that is not its own, and system calls, flags, segments and
 // return paths in the states that kernels have got wrong.
-#include "memory.h"
+#include "catch_signals.h"
 
 #include <asm/prctl.h>
 #include <sched.h>
 #include <sys/auxv.h>
-#include <sys/ucontext.h>
 
 // Where a sandbox's kernel may keep itself: from the guest's limit to the end of the lower half.
 #define LIMIT 0x700000000000ul
 #define HALF 0x800000000000ul
 
-static sigjmp_buf g_jump;
-static volatile int g_signal;
 static volatile uint64_t g_rip, g_rax, g_flags;
 
 static void caught(int signo, siginfo_t* info, void* context) {
@@ -24,27 +21,6 @@ static void caught(int signo, siginfo_t* info, void* context) {
   g_flags = (uint64_t)u->uc_mcontext.gregs[REG_EFL];
   siglongjmp(g_jump, 1);
 }
-
-static void catch_all(void) {
-  static char stack[65536];
-  stack_t alternate = {.ss_sp = stack, .ss_size = sizeof stack};
-  CHECK_EQ(sigaltstack(&alternate, NULL), 0);
-  const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP};
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
-    struct sigaction act = {.sa_sigaction = caught, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-    CHECK_EQ(sigaction(signals[i], &act, NULL), 0);
-  }
-}
-
-// The signal that the statement raises; 0 for none.
-#define SIGNAL_OF(...)               \
-  __extension__({                    \
-    g_signal = 0;                    \
-    if (sigsetjmp(g_jump, 1) == 0) { \
-      __VA_ARGS__;                   \
-    }                                \
-    g_signal;                        \
-  })
 
 static int mine(uint64_t address) {
   map_line m;

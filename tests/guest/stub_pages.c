@@ -2,12 +2,11 @@
 // Guest code can jump to any instruction there and write to the Areas. Whatever it does, it makes no system call but
 // those that its kernel knows of, and spoils nothing but its own process. Where there are no such pages (natively, on
 // other platforms) they are merely out of reach, and most of this is skipped.
-#include "memory.h"
+#include "catch_signals.h"
 
 #include <pthread.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/ucontext.h>
 
 #define TEXT 0x700000001000ul
 #define TEXT_SIZE 0x4000ul
@@ -49,8 +48,6 @@ enum {
 };
 enum { kTrapped = 1, kCalled = 2 };
 
-static sigjmp_buf g_jump;
-static volatile int g_signal;
 static volatile uint64_t g_rax;
 static volatile uint64_t g_step_at;  // a trap here is not the last one
 
@@ -64,26 +61,6 @@ static void caught(int signo, siginfo_t* info, void* context) {
   u->uc_mcontext.gregs[REG_EFL] &= ~0x100;
   siglongjmp(g_jump, 1);
 }
-
-static void catch_all(void) {
-  static char stack[65536];
-  stack_t alternate = {.ss_sp = stack, .ss_size = sizeof stack};
-  CHECK_EQ(sigaltstack(&alternate, NULL), 0);
-  const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS};
-  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
-    struct sigaction act = {.sa_sigaction = caught, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-    CHECK_EQ(sigaction(signals[i], &act, NULL), 0);
-  }
-}
-
-#define SIGNAL_OF(...)               \
-  __extension__({                    \
-    g_signal = 0;                    \
-    if (sigsetjmp(g_jump, 1) == 0) { \
-      __VA_ARGS__;                   \
-    }                                \
-    g_signal;                        \
-  })
 
 static int readable(uint64_t at) { return SIGNAL_OF(READ(at)) == 0; }
 

@@ -173,8 +173,8 @@ void Context::put(const Registers& regs) {
     a.gs_base = thread_->gs_base = gs_base;
     action = kSetBases;
   }
-  if (move_away_) [[unlikely]] {
-    move_away_ = false;
+  if (thread_->move_away) [[unlikely]] {
+    thread_->move_away = false;
     const int cpu = ::sched_getcpu();
     if (cpu >= 0 && static_cast<size_t>(cpu) < 64 * kCpuWords) {
       std::ranges::fill(a.others, ~u64{0});
@@ -205,7 +205,7 @@ void Context::resume(u32 action) {
   Area& a = area();
   a.action = action;
   sentry_patience_.waited(cycles() - stopped_at_);
-  a.step_aside = 0;
+  a.step_aside = thread_->same_core != 0;
   a.spin_cycles = sentry_patience_.cycles();
   std::atomic_ref(a.state).store(kRunning, std::memory_order_relaxed);
   u32& word = process_->control().wake_word(thread_->index);
@@ -218,13 +218,13 @@ void Context::resume(u32 action) {
 u32 Context::await(Seat& seat) {
   u32& state = area().state;
   if (process_->dead()) return kDead;
-  u32 s = seat.wait(state, guest_patience_, same_core_ != 0, kNever);
+  u32 s = seat.wait(state, guest_patience_, thread_->same_core != 0, kNever);
   u32 cpu;
   stopped_at_ = __builtin_ia32_rdtscp(&cpu);
   if (area().cpu == (cpu & kCpuMask)) [[unlikely]]
     part();
   else
-    same_core_ = 0;
+    thread_->same_core = 0;
   if (s != kRunning) [[likely]]
     return s;
   process_->kick(*thread_);
@@ -256,12 +256,13 @@ u32 Context::await_late(bool kick) {
 void Context::part() {
   constexpr u32 kOften = 8;
   constexpr u64 kLeast = 3'000'000, kMost = 3'000'000'000;
-  if (++same_core_ < kOften || stopped_at_ < next_move_) return;
-  same_core_ = 0;
+  Thread& t = *thread_;
+  if (++t.same_core < kOften || stopped_at_ < t.next_move) return;
+  t.same_core = 0;
   // Long after the last move it has done its work.
-  move_pause_ = stopped_at_ > next_move_ + kMost ? kLeast : std::min(2 * move_pause_, kMost);
-  next_move_ = stopped_at_ + move_pause_;
-  move_away_ = true;
+  t.move_pause = stopped_at_ > t.next_move + kMost ? kLeast : std::min(2 * t.move_pause, kMost);
+  t.next_move = stopped_at_ + t.move_pause;
+  t.move_away = true;
 }
 
 // What of a trap's registers the guest can have changed.

@@ -168,7 +168,8 @@ struct CommandPage {
 };
 inline constexpr u32 kMaxCommands = 64, kMaxChildCommands = 4;
 
-// Linux has RDTSCP tell the number of the CPU in the low bits, and of the NUMA node above them.
+// Linux has RDTSCP tell the number of the CPU in the low bits, and of the NUMA node above them; in some virtual machines
+// it is the host's: good enough to see whether two threads are on the same.
 inline constexpr u32 kCpuMask = 0xfff;
 
 // How long those who wait for each other look before they yield, in cycles: when the answer comes from another core,

@@ -29,6 +29,10 @@ struct Thread {
   u32 index;                     // in Control
   u32 wakes = 0;                 // what its wake word says
   u64 fs_base = 0, gs_base = 0;  // what the thread has
+  // Where it runs: see Context::part().
+  u32 same_core = 0;                  // stops in a row that found it on the worker's core
+  u64 next_move = 0, move_pause = 0;  // cycles
+  bool move_away = false;             // it is to, when it is resumed
 };
 
 class Process {

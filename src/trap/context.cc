@@ -175,13 +175,7 @@ void Context::put(const Registers& regs) {
   }
   if (thread_->move_away) [[unlikely]] {
     thread_->move_away = false;
-    const int cpu = ::sched_getcpu();
-    if (cpu >= 0 && static_cast<size_t>(cpu) < 64 * kCpuWords) {
-      std::ranges::fill(a.others, ~u64{0});
-      std::ranges::fill(a.everywhere, ~u64{0});
-      a.others[cpu / 64] &= ~(u64{1} << cpu % 64);
-      action |= kMoveAway;
-    }
+    if (process_->cpus_but(::sched_getcpu(), a.cpus)) action |= kMove;
   }
   const u64 va = Control::area_address(thread_->index);
   switch (fp_where_) {
@@ -203,6 +197,7 @@ void Context::put(const Registers& regs) {
 
 void Context::resume(u32 action) {
   Area& a = area();
+  thread_->begin_to_run();
   a.action = action;
   sentry_patience_.waited(cycles() - stopped_at_);
   a.step_aside = thread_->same_core != 0;
@@ -219,14 +214,15 @@ u32 Context::await(Seat& seat) {
   u32& state = area().state;
   if (process_->dead()) return kDead;
   u32 s = seat.wait(state, guest_patience_, thread_->same_core != 0, kNever);
-  u32 cpu;
-  stopped_at_ = __builtin_ia32_rdtscp(&cpu);
-  if (area().cpu == (cpu & kCpuMask)) [[unlikely]]
-    part();
-  else
-    thread_->same_core = 0;
-  if (s != kRunning) [[likely]]
+  stopped_at_ = cycles();
+  if (s != kRunning) [[likely]] {
+    process_->waits(*thread_);
+    if (once(area().rseq.cpu) == static_cast<u32>(::sched_getcpu())) [[unlikely]]
+      part();
+    else
+      thread_->same_core = 0;
     return s;
+  }
   process_->kick(*thread_);
   seat.arm();
   s = seat.wait(state, guest_patience_, true, monotonic_now() + kKickAgain);
@@ -251,8 +247,8 @@ u32 Context::await_late(bool kick) {
   return process_->dead() ? u32{kDead} : s;
 }
 
-// The stub thread was seen on this core. If that goes on while another is idle, each system call costs two task
-// switches, and the host's scheduler sees no reason to part them: has it move away, more rarely the less it helps.
+// The stub thread was seen on this worker's core. If that goes on, each system call costs two task switches, and the
+// host's scheduler sees no reason to part them: has it keep off that core, and asks for it more rarely the less it helps.
 void Context::part() {
   constexpr u32 kOften = 8;
   constexpr u64 kLeast = 3'000'000, kMost = 3'000'000'000;
@@ -379,6 +375,7 @@ void Context::sync_fp() {
     Seat quiet;  // kicks are for who runs guest code
     u32 s = quiet.wait(area().state, guest_patience_, true, monotonic_now() + kKickAgain);
     if (s == kRunning) s = await_late(false);
+    process_->waits(*thread_);
     if (s != kFpSaved) {
       process_->kill();
       xstate::reset({fp_.get(), size});

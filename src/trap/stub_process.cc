@@ -43,10 +43,6 @@ bool readable_soon(int fd) {
   return false;
 }
 
-bool takes_away(const Command& c) {
-  return c.number == SYS_munmap || c.number == SYS_mprotect;
-}
-
 constexpr int kLongWait = 50;  // ms
 bool readable_within(int fd, int ms) {
   pollfd entry{fd, POLLIN, 0};
@@ -78,18 +74,19 @@ Process::~Process() {
 
 Control& Process::control() const { return *family_.control_; }
 
-Result<void> Process::execute(std::span<const Command> commands) {
+Result<void> Process::execute(std::span<const Command> commands, Commands kind) {
   SpinGuard guard(lock_);
-  return execute_locked(commands);
+  return execute_locked(commands, kind);
 }
 
-Result<void> Process::execute_locked(std::span<const Command> commands, std::span<const Command> child_commands) {
+Result<void> Process::execute_locked(std::span<const Command> commands, Commands kind,
+                                     std::span<const Command> child_commands) {
   // Its last command stays where it is until it has been read.
   if (ending_) return err(ESRCH);
   Result<void> result;
   while (!commands.empty()) {
     const size_t n = std::min<size_t>(commands.size(), kMaxCommands);
-    if (auto r = round(commands.first(n), child_commands); !r) result = r;
+    if (auto r = round(commands.first(n), kind, child_commands); !r) result = r;
     if (result == Result<void>(err(ESRCH))) break;
     commands = commands.subspan(n);
   }
@@ -160,7 +157,8 @@ void Process::wake_manager() {
   (void)hostio::host_call(SYS_futex, &control().command_page(number_).generation, FUTEX_WAKE, kEverybody);
 }
 
-Result<void> Process::round(std::span<const Command> commands, std::span<const Command> child_commands) {
+Result<void> Process::round(std::span<const Command> commands, Commands kind,
+                            std::span<const Command> child_commands) {
   CommandPage& page = control().command_page(number_);
   std::ranges::copy(commands, page.commands);
   std::ranges::copy(child_commands, page.child_commands);
@@ -178,7 +176,7 @@ Result<void> Process::round(std::span<const Command> commands, std::span<const C
   }
   // When the manager has another CPU, its answer is seen earlier by looking than by sleeping. But where the host itself is
   // a virtual machine, to take mappings away is several times as fast while the other CPUs sleep.
-  if (look && !(std::ranges::any_of(commands, takes_away) ? readable_within(fd, kLongWait) : readable_soon(fd)))
+  if (look && !(kind == Commands::kTakeAway ? readable_within(fd, kLongWait) : readable_soon(fd)))
     wake_manager();  // a lender that guest code interferes with has not
   auto wait = [&] {
     u64 more = 0;
@@ -227,7 +225,7 @@ Result<Thread*> Process::take_thread() {
   };
   Thread* t = thread.get();
   threads_.push_back(std::move(thread));
-  if (auto r = execute_locked(commands); !r) {
+  if (auto r = execute_locked(commands, Commands::kAdd); !r) {
     // The area may be mapped: it stays the process's until that ends.
     return err(EAGAIN);
   }
@@ -474,7 +472,7 @@ Result<std::shared_ptr<Process>> Family::clone_process() {
   pid_t pid;
   {
     SpinGuard zygote_guard(zygote.lock_);
-    if (auto r = zygote.execute_locked({&clone, 1}, setup); !r) {
+    if (auto r = zygote.execute_locked({&clone, 1}, Process::Commands::kAdd, setup); !r) {
       control_->give_back_stub(number);
       return err(EAGAIN);
     }

@@ -51,7 +51,8 @@ class Process {
 
   // Makes the process do these host calls, in order, and waits for it. ENOMEM if one failed (the others are done all
   // the same), ESRCH if the process is gone.
-  Result<void> execute(std::span<const Command> commands);
+  enum class Commands : u8 { kAdd, kTakeAway };  // whether they take mappings or rights away
+  Result<void> execute(std::span<const Command> commands, Commands kind = Commands::kAdd);
 
   // A thread that is not in use, or a new one. EAGAIN: the host, or the sandbox, has no more threads.
   Result<Thread*> take_thread();
@@ -77,8 +78,9 @@ class Process {
  private:
   friend class Family;
   Process(Family& family, u32 number, pid_t pid) : family_(family), number_(number), pid_(pid) {}
-  Result<void> execute_locked(std::span<const Command> commands, std::span<const Command> child_commands = {});
-  Result<void> round(std::span<const Command> commands, std::span<const Command> child_commands);
+  Result<void> execute_locked(std::span<const Command> commands, Commands kind,
+                              std::span<const Command> child_commands = {});
+  Result<void> round(std::span<const Command> commands, Commands kind, std::span<const Command> child_commands);
   void died();
 
   Family& family_;

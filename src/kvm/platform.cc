@@ -59,7 +59,8 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
                   p->vm_->kind().interpreted_ring0 ? "ring 0 interpreted" : "ring 0 native",
                   p->vm_->kind().shadow_paging ? "shadow paging" : "nested paging", p->in_ring0() ? "ring-0" : "exit");
   c.xcr0 = guest_xcr0(p->vm_->cpuid());
-  c.host_tsc = p->vm_->kind().interpreted_ring0 || (p->vcpus_->at(0).has_host_tsc() && platform::host_clock_reads_tsc());
+  c.host_tsc =
+      p->vm_->kind().interpreted_ring0 || (p->vcpus_->at(0).has_host_tsc() && platform::host_clock_reads_tsc());
   c.fsgsbase = p->vcpus_->at(0).has_fsgsbase();
   c.host_ioctls = kRunTimeIoctls;
   c.small_rings = p->in_ring0() && needs_small_rings();

@@ -214,7 +214,8 @@ MemoryManager::Impl::Fault MemoryManager::Impl::fault_file_copy(Vma& v, UserAddr
   }
   u64 good = 0;
   if (copy) {
-    good = copy_pages(copy->phys, source->run.phys + skip, copy->len);  // less when the host file was cut short under us
+    good =
+        copy_pages(copy->phys, source->run.phys + skip, copy->len);  // less when the host file was cut short under us
     frames.unref(copy->phys + good, (copy->len - good) >> kPageShift);
   }
   frames.unref(source->run.phys, source->run.len >> kPageShift);

@@ -25,15 +25,14 @@ Result<void> MemoryManager::Impl::share_entry(const Vma& v, const PageEntry& e, 
   return {};
 }
 
-// Gives `child` the pages of a private entry. It gets copies of those that host I/O is writing to, so that the parent stays
-// their only owner and sees the rest of the data; and of those that both are going to write. What was copied needs no
-// protection in the parent: `copied`.
+// Gives `child` the pages of a private entry. It gets copies of those that host I/O is writing to, so that the parent
+// stays their only owner and sees the rest of the data; and of those that both are going to write. What was copied
+// needs no protection in the parent: `copied`.
 Result<void> MemoryManager::Impl::share_private_entry(const Vma& v, const PageEntry& e, Impl& child,
                                                       std::vector<UserAddr>& copied) {
   const bool pinned = frames.any_pinned(e.run.phys, e.run.len >> kPageShift);
-  const bool hot = e.prot.write && std::ranges::any_of(hot_pages, [&](UserAddr va) {
-                     return va >= e.va && va < e.va + e.run.len;
-                   });
+  const bool hot =
+      e.prot.write && std::ranges::any_of(hot_pages, [&](UserAddr va) { return va >= e.va && va < e.va + e.run.len; });
   const auto to_copy = [&](UserAddr va, Phys p) {
     if (frames.is_file(p)) return false;
     if (pinned && frames.any_pinned(p, 1)) return true;

@@ -128,7 +128,8 @@ void AddressSpace::commit(Invalidation& inval) {
   pending_.clear();
   if (commands.empty() || retired_) return;
   // ENOMEM: a mapping too many to split one.
-  if (auto r = process_->execute(commands, Process::Commands::kTakeAway); !r && errno_value(r.error()) == ENOMEM) drop_all();
+  if (auto r = process_->execute(commands, Process::Commands::kTakeAway); !r && errno_value(r.error()) == ENOMEM)
+    drop_all();
 }
 
 // The stub process forgets all mappings; guest code faults them in again.
@@ -199,8 +200,8 @@ void AddressSpace::add_mapping(u64 va, u64 entry, std::vector<Command>& commands
     commands.push_back({SYS_mprotect, {start, len, host_prot(rights), 0, 0, 0}});
   else
     commands.push_back({SYS_mmap,
-                        {start, len, host_prot(rights), MAP_SHARED | MAP_FIXED | populate,
-                         static_cast<u64>(backing.fd), backing.offset - before}});
+                        {start, len, host_prot(rights), MAP_SHARED | MAP_FIXED | populate, static_cast<u64>(backing.fd),
+                         backing.offset - before}});
   const bool may_be_patched = rights == kExec && GuestMemory::in_window(phys) && !backing.writable && patches_.any() &&
                               !no_patches_.load(std::memory_order_relaxed);
   for (u64 i = first; i < end; ++i) {
@@ -325,7 +326,8 @@ void AddressSpace::occupy(u64 va, u64 len) {
     commands.push_back({SYS_munmap, {it->first, kPageSize, 0, 0, 0, 0}});
     it = trampolines_.erase(it);
   }
-  if (auto r = process_->execute(commands, Process::Commands::kTakeAway); !r && errno_value(r.error()) == ENOMEM) drop_all();
+  if (auto r = process_->execute(commands, Process::Commands::kTakeAway); !r && errno_value(r.error()) == ENOMEM)
+    drop_all();
 }
 
 u64 AddressSpace::original_place(u64 rip) {

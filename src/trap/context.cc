@@ -248,7 +248,8 @@ u32 Context::await_late(bool kick) {
 }
 
 // The stub thread was seen on this worker's core. If that goes on, each system call costs two task switches, and the
-// host's scheduler sees no reason to part them: has it keep off that core, and asks for it more rarely the less it helps.
+// host's scheduler sees no reason to part them: has it keep off that core, and asks for it more rarely the less it
+// helps.
 void Context::part() {
   constexpr u32 kOften = 8;
   constexpr u64 kLeast = 3'000'000, kMost = 3'000'000'000;

@@ -68,7 +68,7 @@ class Context final : public platform::Context {
   Patience guest_patience_;   // of a worker that waits for guest code to stop
   Patience sentry_patience_;  // of the stub thread that waits for the sentry
   u64 stopped_at_ = 0;        // cycles
-  u64 fault_ = 0;  // the last page fault, to be mapped before guest code goes on: its address, or kNoFault
+  u64 fault_ = 0;             // the last page fault, to be mapped before guest code goes on: its address, or kNoFault
   platform::Access fault_access_ = platform::Access::kNone;
   Fp fp_where_ = Fp::kHere;
   u64 fp_image_ = 0;  // an offset in the Area

@@ -114,8 +114,8 @@ std::pair<Thread*, u32> Process::take_lender(u32 own_cpu) {
 }
 
 // Has the manager look at the command page. It is to run where other threads of its process do: to take mappings away
-// interrupts each CPU that has run one of them of late, and waits for it. Best it gets the CPU of a thread that waits for
-// the sentry, at once and without waking an idle one. True: it has another CPU than this thread.
+// interrupts each CPU that has run one of them of late, and waits for it. Best it gets the CPU of a thread that waits
+// for the sentry, at once and without waking an idle one. True: it has another CPU than this thread.
 bool Process::call_manager() {
   CommandPage& page = control().command_page(number_);
   Thread* lender = nullptr;
@@ -157,8 +157,7 @@ void Process::wake_manager() {
   (void)hostio::host_call(SYS_futex, &control().command_page(number_).generation, FUTEX_WAKE, kEverybody);
 }
 
-Result<void> Process::round(std::span<const Command> commands, Commands kind,
-                            std::span<const Command> child_commands) {
+Result<void> Process::round(std::span<const Command> commands, Commands kind, std::span<const Command> child_commands) {
   CommandPage& page = control().command_page(number_);
   std::ranges::copy(commands, page.commands);
   std::ranges::copy(child_commands, page.child_commands);
@@ -174,8 +173,8 @@ Result<void> Process::round(std::span<const Command> commands, Commands kind,
   } else {
     look = call_manager();
   }
-  // When the manager has another CPU, its answer is seen earlier by looking than by sleeping. But where the host itself is
-  // a virtual machine, to take mappings away is several times as fast while the other CPUs sleep.
+  // When the manager has another CPU, its answer is seen earlier by looking than by sleeping. But where the host itself
+  // is a virtual machine, to take mappings away is several times as fast while the other CPUs sleep.
   if (look && !(kind == Commands::kTakeAway ? readable_within(fd, kLongWait) : readable_soon(fd)))
     wake_manager();  // a lender that guest code interferes with has not
   auto wait = [&] {

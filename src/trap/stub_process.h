@@ -93,7 +93,7 @@ class Process {
   std::atomic<bool> dead_{false}, ending_{false};
   std::atomic<int> waiting_fd_{-1};  // who waits for the manager; taken by who finishes first, it or the process's end
   SpinLock lock_;
-  CpuSet manager_cpus_{};  // where the manager was told to run; none: nothing
+  CpuSet manager_cpus_{};                 // where the manager was told to run; none: nothing
   std::atomic<Thread*> lender_{nullptr};  // the thread that began to wait last
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Thread*> idle_;

@@ -175,7 +175,11 @@ void Context::put(const Registers& regs) {
   }
   if (thread_->move_away) [[unlikely]] {
     thread_->move_away = false;
-    if (process_->cpus_but(::sched_getcpu(), a.cpus)) action |= kMove;
+    thread_->kept_off = process_->cpus_but(::sched_getcpu(), a.cpus);
+    if (thread_->kept_off) action |= kMove;
+  } else if (thread_->let_go) [[unlikely]] {
+    if (process_->cpus_but(-1, a.cpus)) action |= kMove;
+    thread_->kept_off = thread_->let_go = false;
   }
   const u64 va = Control::area_address(thread_->index);
   switch (fp_where_) {
@@ -223,6 +227,9 @@ u32 Context::await(Seat& seat) {
       thread_->same_core = 0;
     return s;
   }
+  // A thread that computes needs a CPU more than it needs one that is not the worker's.
+  thread_->same_core = 0;
+  thread_->let_go = thread_->kept_off;
   process_->kick(*thread_);
   seat.arm();
   s = seat.wait(state, guest_patience_, true, monotonic_now() + kKickAgain);

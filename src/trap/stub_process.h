@@ -42,6 +42,8 @@ struct Thread {
   u32 same_core = 0;                  // stops in a row that found it on the worker's core
   u64 next_move = 0, move_pause = 0;  // cycles
   bool move_away = true;              // it is to, when it is resumed
+  bool kept_off = false;              // it has moved away for good
+  bool let_go = false;                // it may run anywhere again
 };
 
 class Process {

@@ -43,7 +43,7 @@ bool readable_soon(int fd) {
   return false;
 }
 
-constexpr int kLongWait = 50;  // ms
+constexpr int kLongWait = 2;  // ms
 bool readable_within(int fd, int ms) {
   pollfd entry{fd, POLLIN, 0};
   const auto n = hostio::host_call(SYS_poll, &entry, 1, ms);

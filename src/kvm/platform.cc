@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <fstream>
 #include <map>
 #include <string>
 
@@ -13,6 +12,7 @@
 #include "kvm/kind.h"
 #include "kvm/kvm_stats.h"
 #include "kvm/mode.h"
+#include "platform/host_tsc.h"
 #include "platform/xstate.h"
 
 extern "C" const char __executable_start[];  // the linker's: where the image begins
@@ -35,14 +35,6 @@ const std::vector<u64> kRunTimeIoctls = {KVM_RUN,
                                          KVM_SET_DEVICE_ATTR,
                                          KVM_SET_MSRS,
                                          KVM_INTERRUPT};
-
-// A host whose TSC is not fit for a clock keeps it out of this list; KVM then gives guests one it makes up.
-bool host_tsc_is_stable() {
-  std::ifstream f("/sys/devices/system/clocksource/clocksource0/available_clocksource");
-  for (std::string name; f >> name;)
-    if (name == "tsc") return true;
-  return false;
-}
 
 }  // namespace
 
@@ -67,7 +59,8 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
                   p->vm_->kind().interpreted_ring0 ? "ring 0 interpreted" : "ring 0 native",
                   p->vm_->kind().shadow_paging ? "shadow paging" : "nested paging", p->in_ring0() ? "ring-0" : "exit");
   c.xcr0 = guest_xcr0(p->vm_->cpuid());
-  c.host_tsc = p->vm_->kind().interpreted_ring0 || (p->vcpus_->at(0).has_host_tsc() && host_tsc_is_stable());
+  c.host_tsc =
+      p->vm_->kind().interpreted_ring0 || (p->vcpus_->at(0).has_host_tsc() && platform::host_clock_reads_tsc());
   c.fsgsbase = p->vcpus_->at(0).has_fsgsbase();
   c.host_ioctls = kRunTimeIoctls;
   c.small_rings = p->in_ring0() && needs_small_rings();

@@ -214,8 +214,8 @@ MemoryManager::Impl::Fault MemoryManager::Impl::fault_file_copy(Vma& v, UserAddr
   }
   u64 good = 0;
   if (copy) {
-    u64 left = safe_copy(frames.host_ptr(copy->phys), frames.host_ptr(source->run.phys) + skip, copy->len);
-    good = page_down(copy->len - left);  // less when the host file was cut short under us
+    good =
+        copy_pages(copy->phys, source->run.phys + skip, copy->len);  // less when the host file was cut short under us
     frames.unref(copy->phys + good, (copy->len - good) >> kPageShift);
   }
   frames.unref(source->run.phys, source->run.len >> kPageShift);
@@ -225,6 +225,19 @@ MemoryManager::Impl::Fault MemoryManager::Impl::fault_file_copy(Vma& v, UserAddr
     if (auto r = map_new(at, {copy->phys, good}, v.rights()); !r) return fail(r.error());
   if (at + good <= page) return fail(Kind::kBusAdrErr);
   return {};
+}
+
+// Whole pages; returns the bytes that were copied.
+u64 MemoryManager::Impl::copy_pages(Phys to, Phys from, u64 len) {
+  // Where guest code touches pages by itself, the sentry seldom has.
+  if (space.maps_lazily()) return frames.memory().copy_pages(to, from, len);
+  return page_down(len - safe_copy(frames.host_ptr(to), frames.host_ptr(from), len));
+}
+
+void MemoryManager::Impl::note_hot_page(UserAddr page) {
+  if (std::ranges::find(hot_pages, page) != hot_pages.end()) return;
+  if (hot_pages.size() == kMostHotPages) hot_pages.erase(hot_pages.begin());
+  hot_pages.push_back(page);
 }
 
 // A write to a present page of a private mapping that may not be written yet.
@@ -243,6 +256,7 @@ MemoryManager::Impl::Fault MemoryManager::Impl::break_cow(Vma& v, UserAddr page)
     bool copy = shared_page(now.phys);
     auto [low, high] = window(v, page, copy ? kCowCopyAround : kCowWidenAround);
     bool file = frames.is_file(now.phys);
+    if (!file) note_hot_page(page);
     if (file)
       std::tie(low, high) = copy_window(v, page);
     else if (copy && (v.has(kVmaRandom) || scarce(kCowCopyAround)))
@@ -269,15 +283,23 @@ MemoryManager::Impl::Fault MemoryManager::Impl::break_cow(Vma& v, UserAddr page)
     for (size_t i = 0; i < same.size();) {
       auto run = frames.allocate(same.size() - i, Fill::kUninitialised);
       if (!run) break;
-      for (Phys to = run->phys; to < run->phys + run->len; to += kPageSize, i++) {
-        if (safe_copy(frames.host_ptr(to), frames.host_ptr(same[i].from), kPageSize) != 0) {
-          frames.unref(to);
-          if (same[i].va == page) result = fail(Kind::kBusAdrErr);
-          continue;
+      for (u64 done = 0; done < run->len;) {
+        // As many as come one after another.
+        u64 len = kPageSize;
+        while (done + len < run->len && same[i + (len >> kPageShift)].from == same[i].from + len) len += kPageSize;
+        const u64 good = copy_pages(run->phys + done, same[i].from, len);
+        for (u64 at = 0; at < len; at += kPageSize, ++i) {
+          const Phys to = run->phys + done + at;
+          if (at >= good) {
+            frames.unref(to);
+            if (same[i].va == page) result = fail(Kind::kBusAdrErr);
+            continue;
+          }
+          same[i].to = to;
+          replaced.push_back(same[i]);
+          space.unmap(same[i].va, kPageSize, inval);
         }
-        same[i].to = to;
-        replaced.push_back(same[i]);
-        space.unmap(same[i].va, kPageSize, inval);
+        done += len;
       }
     }
     bool done = false;

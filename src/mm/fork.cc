@@ -25,39 +25,61 @@ Result<void> MemoryManager::Impl::share_entry(const Vma& v, const PageEntry& e, 
   return {};
 }
 
-// Host I/O is writing to some of these pages: the child gets a copy of them as they are now, so that the parent
-// stays their only owner and sees the rest of the data.
-Result<void> MemoryManager::Impl::copy_pinned_entry(const Vma& v, const PageEntry& e, Impl& child) {
-  for (u64 i = 0; i < e.run.len; i += kPageSize) {
-    PageEntry page{e.va + i, {e.run.phys + i, kPageSize}, e.prot};
-    if (frames.is_file(page.run.phys) || !frames.any_pinned(page.run.phys, 1)) {
-      TRY(share_entry(v, page, child));
-      continue;
-    }
-    PhysRun copy = TRY(frames.allocate(1, Fill::kUninitialised));
-    safe_copy(frames.host_ptr(copy.phys), frames.host_ptr(page.run.phys), kPageSize);
-    if (auto r = child.map_whole(page.va, copy, v.rights()); !r) {
-      frames.unref(copy.phys);
-      return r;
-    }
-    child.count_pages(copy, true);
+// Gives `child` the pages of a private entry. It gets copies of those that host I/O is writing to, so that the parent
+// stays their only owner and sees the rest of the data; and of those that both are going to write. What was copied
+// needs no protection in the parent: `copied`.
+Result<void> MemoryManager::Impl::share_private_entry(const Vma& v, const PageEntry& e, Impl& child,
+                                                      std::vector<UserAddr>& copied) {
+  const bool pinned = frames.any_pinned(e.run.phys, e.run.len >> kPageShift);
+  const bool hot =
+      e.prot.write && std::ranges::any_of(hot_pages, [&](UserAddr va) { return va >= e.va && va < e.va + e.run.len; });
+  const auto to_copy = [&](UserAddr va, Phys p) {
+    if (frames.is_file(p)) return false;
+    if (pinned && frames.any_pinned(p, 1)) return true;
+    return hot && std::ranges::find(hot_pages, va) != hot_pages.end() && frames.owners(p) == 1;
+  };
+  u64 shared = 0;
+  for (u64 at = 0; (pinned || hot) && at < e.run.len; at += kPageSize) {
+    if (!to_copy(e.va + at, e.run.phys + at)) continue;
+    if (at != shared) TRY(share_entry(v, {e.va + shared, {e.run.phys + shared, at - shared}, e.prot}, child));
+    TRY(copy_for_child(v, {e.va + at, {e.run.phys + at, kPageSize}, e.prot}, child));
+    copied.push_back(e.va + at);
+    shared = at + kPageSize;
   }
-  return {};
+  if (shared == e.run.len) return {};
+  return share_entry(v, {e.va + shared, {e.run.phys + shared, e.run.len - shared}, e.prot}, child);
+}
+
+// The child gets a copy of a page.
+Result<void> MemoryManager::Impl::copy_for_child(const Vma& v, const PageEntry& page, Impl& child) {
+  PhysRun copy = TRY(frames.allocate(1, Fill::kUninitialised));
+  auto r = copy_pages(copy.phys, page.run.phys, kPageSize) == kPageSize ? child.map_whole(page.va, copy, v.rights())
+                                                                        : err(ENOMEM);
+  if (r)
+    child.count_pages(copy, true);
+  else
+    frames.unref(copy.phys);
+  return r;
 }
 
 Result<void> MemoryManager::Impl::copy_vma_pages(const Vma& v, Impl& child, Invalidation& inval) {
   bool narrow = false;
+  std::vector<UserAddr> copied;
   Result<void> result;
   for (const PageEntry& e : present(v.start, v.end)) {
     narrow |= !v.shared() && e.prot.write;
-    if (!v.shared() && frames.any_pinned(e.run.phys, e.run.len >> kPageShift))
-      result = copy_pinned_entry(v, e, child);
-    else
-      result = share_entry(v, e, child);
+    result = v.shared() ? share_entry(v, e, child) : share_private_entry(v, e, child, copied);
     if (!result) break;
   }
   // Even after a failure: some pages are shared now.
-  if (narrow) space.protect(v.start, v.length(), v.read_only_rights(), inval);
+  if (narrow) {
+    UserAddr start = v.start;
+    copied.push_back(v.end);
+    for (UserAddr end : copied) {
+      if (end != start) space.protect(start, end - start, v.read_only_rights(), inval);
+      start = end + kPageSize;
+    }
+  }
   if (!result) return result;
   for (const PageEntry& e : list_hidden(v.start, v.end)) {
     frames.ref(e.run.phys, e.run.len >> kPageShift);
@@ -84,6 +106,7 @@ Result<Ref<MemoryManager>> MemoryManager::fork() {
     // To the commit under one hold of the lock: a page must not be copied on write while a guest may
     // still write to it.
     std::lock_guard guard(impl_->page_lock);
+    to.hot_pages = impl_->hot_pages;
     Invalidation inval;
     Result<void> result;
     for (Vma* v = impl_->vmas.first(); v && result; v = impl_->vmas.next(*v))

@@ -52,6 +52,11 @@ struct MemoryManager::Impl {
   // Pages in the page table and hidden ones.
   std::atomic<u64> rss_anon{0}, rss_file{0}, rss_shmem{0}, peak_rss{0};
 
+  // Private pages that were written when a fork had shared them: the next fork copies them at once, which saves the
+  // faults of both. Guarded by page_lock.
+  static constexpr size_t kMostHotPages = 16;
+  std::vector<UserAddr> hot_pages;  // the newest last
+
   mutable SpinLock executable_lock;
   Ref<RefCounted> executable;
 
@@ -158,6 +163,8 @@ struct MemoryManager::Impl {
   Result<PageEntry> pin_around(const Vma& v, UserAddr page, Hole hole);
   Fault fault_present(Vma& v, UserAddr page, Access access, const platform::AddressSpace::Mapping& mapping);
   Fault break_cow(Vma& v, UserAddr page);
+  void note_hot_page(UserAddr page);
+  u64 copy_pages(Phys to, Phys from, u64 len);
   bool scarce(u64 pages) const;
   // Takes map_lock itself. Whether a VMA contains addr now.
   bool grow_stack(UserAddr addr);
@@ -180,7 +187,8 @@ struct MemoryManager::Impl {
 
   // --- fork.cc ---
   Result<void> share_entry(const Vma& v, const PageEntry& e, Impl& child);
-  Result<void> copy_pinned_entry(const Vma& v, const PageEntry& e, Impl& child);
+  Result<void> share_private_entry(const Vma& v, const PageEntry& e, Impl& child, std::vector<UserAddr>& copied);
+  Result<void> copy_for_child(const Vma& v, const PageEntry& page, Impl& child);
   Result<void> copy_vma_pages(const Vma& v, Impl& child, platform::Invalidation& inval);
 
   // Drops what maps [offset, offset + len) of `object`, for Mappable::unmap_mappings.

@@ -5,10 +5,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <cstring>
 #include <map>
 
 #include "core/check.h"
 #include "core/spinlock.h"
+#include "hostio/calls.h"
 
 namespace rf::platform {
 
@@ -85,6 +89,24 @@ Setup<std::unique_ptr<GuestMemory>> GuestMemory::create() {
 
 GuestMemory::~GuestMemory() {
   if (reserved_) munmap(reserved_, kSize + kAlign);
+}
+
+u64 GuestMemory::copy_pages(Phys to, Phys from, u64 len) const {
+  static thread_local std::array<std::byte, 16 * kPageSize> buffer;
+  u64 done = 0;
+  while (done < len) {
+    const Backing source = backing(from + done);
+    iovec piece{buffer.data(), std::min({buffer.size(), len - done, source.len})};
+    const auto n = hostio::host_call(SYS_preadv2, source.fd, &piece, 1, source.offset, 0, 0);
+    if (!n || *n == 0) break;
+    // What a mapping shows of a file's last page ends in zeros.
+    piece.iov_len = page_up(*n);
+    std::memset(buffer.data() + *n, 0, piece.iov_len - *n);
+    const auto written = hostio::host_call(SYS_pwritev2, memory_file(), &piece, 1, to + done, 0, 0);
+    if (!written || *written != piece.iov_len) break;
+    done += piece.iov_len;
+  }
+  return done;
 }
 
 Backing GuestMemory::backing(Phys p) const {

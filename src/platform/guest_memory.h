@@ -49,6 +49,11 @@ class GuestMemory {
   // Gives the host pages of a range of the memory file back; it reads as zeros after.
   void decommit(Phys p, u64 len);
 
+  // Copies whole pages into the memory file by host calls. Slower than memcpy() between pages that the sentry has
+  // touched before, and many times faster than the host's page faults where it has not. Returns the bytes copied: fewer
+  // if `from` is in a file that has become shorter.
+  u64 copy_pages(Phys to, Phys from, u64 len) const;
+
   // Maps [offset, offset+len) of a host file at a free, chunk-aligned place of the window and returns it.
   // `offset` is page-aligned; `writable` maps it shared and writable. The fd is duplicated. Reading pages beyond
   // the file's end is a SIGBUS: use the fault-proof copies in mm. ENOMEM when the window is full.

@@ -117,6 +117,8 @@ class Context {
 
   // Makes the run() in progress, or the next one, return kInterrupted soon. Any thread.
   virtual void interrupt() = 0;
+  // The guest thread is about to end: what run() returns from here on matters no more. Any thread.
+  virtual void discard() {}
 
   // The vector state, in the XSAVE standard (non-compacted) format, fp_size() bytes. Only while not running.
   virtual void save_fp(std::span<std::byte> out) = 0;

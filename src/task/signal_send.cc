@@ -162,6 +162,7 @@ Result<void> check_kill_permission(Task& from, ThreadGroup& to, int sig) {
 void Task::interrupt() {
   if (exited) return;
   fiber->interrupt();
+  if (killed.load(std::memory_order_relaxed)) context->discard();
   if (fiber.get() != Fiber::current_or_null()) context->interrupt();
 }
 

@@ -128,7 +128,8 @@ void AddressSpace::commit(Invalidation& inval) {
   pending_.clear();
   if (commands.empty() || retired_) return;
   // ENOMEM: a mapping too many to split one.
-  if (auto r = process_->execute(commands); !r && errno_value(r.error()) == ENOMEM) drop_all();
+  if (auto r = process_->execute(commands, Process::Commands::kTakeAway); !r && errno_value(r.error()) == ENOMEM)
+    drop_all();
 }
 
 // The stub process forgets all mappings; guest code faults them in again.
@@ -138,7 +139,7 @@ void AddressSpace::drop_all() {
   patched_pages_.clear();
   trampolines_.clear();
   const Command all{SYS_munmap, {0, kGuestAddressLimit, 0, 0, 0, 0}};
-  if (auto r = process_->execute({&all, 1}); !r) process_->kill();
+  if (auto r = process_->execute({&all, 1}, Process::Commands::kTakeAway); !r) process_->kill();
 }
 
 void AddressSpace::retire() {
@@ -178,10 +179,13 @@ void AddressSpace::add_mapping(u64 va, u64 entry, std::vector<Command>& commands
   const u64 leaf = va & ~(PageMap::kLeafSpan - 1);
   u64* const table = pages_.find(leaf);
   const u64 place = (va - leaf) >> kPageShift;
+  // There already, with other rights.
+  const auto is_there = [](u64 v) { return (v & (kInstalled | PageMap::kPatched)) == kInstalled; };
+  const bool there = is_there(entry);
   const auto fits = [&](u64 i) {
     const u64 v = PageMap::load(table[i]);
     return (v & kPresent) && (v & kRights) == rights && phys_of(v) == phys + ((i - place) << kPageShift) &&
-           (!(v & kInstalled) || installed_rights(v) != rights);
+           (there ? is_there(v) && installed_rights(v) != rights : !(v & kInstalled));
   };
   u64 first = place, end = place + 1;
   // The backing is known from this page on; what comes before in the same file window chunk is the same file.
@@ -191,9 +195,13 @@ void AddressSpace::add_mapping(u64 va, u64 entry, std::vector<Command>& commands
   const u64 before = (place - first) << kPageShift;
   // Pages that are written are about to be: fill the host's tables in at once. Others are perhaps a file's, and many.
   const u64 populate = (rights & kWrite) && !GuestMemory::in_window(phys) ? MAP_POPULATE : 0;
-  commands.push_back({SYS_mmap,
-                      {va - before, (end - first) << kPageShift, host_prot(rights), MAP_SHARED | MAP_FIXED | populate,
-                       static_cast<u64>(backing.fd), backing.offset - before}});
+  const u64 start = va - before, len = (end - first) << kPageShift;
+  if (there)
+    commands.push_back({SYS_mprotect, {start, len, host_prot(rights), 0, 0, 0}});
+  else
+    commands.push_back({SYS_mmap,
+                        {start, len, host_prot(rights), MAP_SHARED | MAP_FIXED | populate, static_cast<u64>(backing.fd),
+                         backing.offset - before}});
   const bool may_be_patched = rights == kExec && GuestMemory::in_window(phys) && !backing.writable && patches_.any() &&
                               !no_patches_.load(std::memory_order_relaxed);
   for (u64 i = first; i < end; ++i) {
@@ -318,7 +326,8 @@ void AddressSpace::occupy(u64 va, u64 len) {
     commands.push_back({SYS_munmap, {it->first, kPageSize, 0, 0, 0, 0}});
     it = trampolines_.erase(it);
   }
-  if (auto r = process_->execute(commands); !r && errno_value(r.error()) == ENOMEM) drop_all();
+  if (auto r = process_->execute(commands, Process::Commands::kTakeAway); !r && errno_value(r.error()) == ENOMEM)
+    drop_all();
 }
 
 u64 AddressSpace::original_place(u64 rip) {

@@ -173,15 +173,13 @@ void Context::put(const Registers& regs) {
     a.gs_base = thread_->gs_base = gs_base;
     action = kSetBases;
   }
-  if (move_away_) [[unlikely]] {
-    move_away_ = false;
-    const int cpu = ::sched_getcpu();
-    if (cpu >= 0 && static_cast<size_t>(cpu) < 64 * kCpuWords) {
-      std::ranges::fill(a.others, ~u64{0});
-      std::ranges::fill(a.everywhere, ~u64{0});
-      a.others[cpu / 64] &= ~(u64{1} << cpu % 64);
-      action |= kMoveAway;
-    }
+  if (thread_->move_away) [[unlikely]] {
+    thread_->move_away = false;
+    thread_->kept_off = process_->cpus_but(::sched_getcpu(), a.cpus);
+    if (thread_->kept_off) action |= kMove;
+  } else if (thread_->let_go) [[unlikely]] {
+    if (process_->cpus_but(-1, a.cpus)) action |= kMove;
+    thread_->kept_off = thread_->let_go = false;
   }
   const u64 va = Control::area_address(thread_->index);
   switch (fp_where_) {
@@ -203,30 +201,32 @@ void Context::put(const Registers& regs) {
 
 void Context::resume(u32 action) {
   Area& a = area();
+  thread_->begin_to_run();
   a.action = action;
   sentry_patience_.waited(cycles() - stopped_at_);
-  a.step_aside = 0;
+  a.step_aside = thread_->same_core != 0;
   a.spin_cycles = sentry_patience_.cycles();
   std::atomic_ref(a.state).store(kRunning, std::memory_order_relaxed);
-  u32& word = process_->control().wake_word(thread_->index);
-  std::atomic_ref(word).store(++thread_->wakes, std::memory_order_seq_cst);
-  if (std::atomic_ref(a.sleeping).load(std::memory_order_seq_cst) != 0)
-    (void)hostio::host_call(SYS_futex, &word, FUTEX_WAKE, kEverybody);
+  process_->wake(*thread_, 0);
 }
 
 // Waits until the stub thread stops; stops it if the worker is kicked. kRunning: it does not answer the kick.
 u32 Context::await(Seat& seat) {
   u32& state = area().state;
   if (process_->dead()) return kDead;
-  u32 s = seat.wait(state, guest_patience_, same_core_ != 0, kNever);
-  u32 cpu;
-  stopped_at_ = __builtin_ia32_rdtscp(&cpu);
-  if (area().cpu == (cpu & kCpuMask)) [[unlikely]]
-    part();
-  else
-    same_core_ = 0;
-  if (s != kRunning) [[likely]]
+  u32 s = seat.wait(state, guest_patience_, thread_->same_core != 0, kNever);
+  stopped_at_ = cycles();
+  if (s != kRunning) [[likely]] {
+    process_->waits(*thread_);
+    if (once(area().rseq.cpu) == static_cast<u32>(::sched_getcpu())) [[unlikely]]
+      part();
+    else
+      thread_->same_core = 0;
     return s;
+  }
+  // A thread that computes needs a CPU more than it needs one that is not the worker's.
+  thread_->same_core = 0;
+  thread_->let_go = thread_->kept_off;
   process_->kick(*thread_);
   seat.arm();
   s = seat.wait(state, guest_patience_, true, monotonic_now() + kKickAgain);
@@ -235,13 +235,14 @@ u32 Context::await(Seat& seat) {
 }
 
 // Waits for a thread that does not answer: the host is busy, or guest code runs in the stub's own code and means no
-// good. Other fibers have the worker meanwhile; who will never answer loses its process.
+// good. Other fibers have the worker meanwhile; who will never answer loses its process, at once if nobody needs it.
 u32 Context::await_late(bool kick) {
   const Nanos give_up = monotonic_now() + kGiveUp;
   u32 s = kRunning;
   while (s == kRunning && !process_->dead()) {
     sleep_until(monotonic_now() + kKickAgain, Interruptible::kNo);
-    if (monotonic_now() > give_up)
+    const bool wanted = !discarded_.load(std::memory_order_relaxed) || !process_->single_threaded();
+    if (!wanted || monotonic_now() > give_up)
       process_->kill();
     else if (kick)
       process_->kick(*thread_);
@@ -251,17 +252,19 @@ u32 Context::await_late(bool kick) {
   return process_->dead() ? u32{kDead} : s;
 }
 
-// The stub thread was seen on this core. If that goes on while another is idle, each system call costs two task
-// switches, and the host's scheduler sees no reason to part them: has it move away, more rarely the less it helps.
+// The stub thread was seen on this worker's core. If that goes on, each system call costs two task switches, and the
+// host's scheduler sees no reason to part them: has it keep off that core, and asks for it more rarely the less it
+// helps.
 void Context::part() {
   constexpr u32 kOften = 8;
   constexpr u64 kLeast = 3'000'000, kMost = 3'000'000'000;
-  if (++same_core_ < kOften || stopped_at_ < next_move_) return;
-  same_core_ = 0;
+  Thread& t = *thread_;
+  if (++t.same_core < kOften || stopped_at_ < t.next_move) return;
+  t.same_core = 0;
   // Long after the last move it has done its work.
-  move_pause_ = stopped_at_ > next_move_ + kMost ? kLeast : std::min(2 * move_pause_, kMost);
-  next_move_ = stopped_at_ + move_pause_;
-  move_away_ = true;
+  t.move_pause = stopped_at_ > t.next_move + kMost ? kLeast : std::min(2 * t.move_pause, kMost);
+  t.next_move = stopped_at_ + t.move_pause;
+  t.move_away = true;
 }
 
 // What of a trap's registers the guest can have changed.
@@ -378,6 +381,7 @@ void Context::sync_fp() {
     Seat quiet;  // kicks are for who runs guest code
     u32 s = quiet.wait(area().state, guest_patience_, true, monotonic_now() + kKickAgain);
     if (s == kRunning) s = await_late(false);
+    process_->waits(*thread_);
     if (s != kFpSaved) {
       process_->kill();
       xstate::reset({fp_.get(), size});

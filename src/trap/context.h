@@ -24,6 +24,7 @@ class Context final : public platform::Context {
 
   platform::Exit run(platform::AddressSpace& as, Registers& regs) override;
   void interrupt() override;
+  void discard() override { discarded_.store(true, std::memory_order_relaxed); }
   void save_fp(std::span<std::byte> out) override;
   Result<void> load_fp(std::span<const std::byte> in) override;
   void reset_fp() override;
@@ -54,7 +55,7 @@ class Context final : public platform::Context {
   void sync_fp();
 
   Platform& platform_;
-  std::atomic<bool> interrupted_{false};
+  std::atomic<bool> interrupted_{false}, discarded_{false};
   std::atomic<Worker*> running_on_{nullptr};
   std::shared_ptr<Process> process_;  // of thread_
   // System calls that trapped, by a hash of their addresses.
@@ -65,13 +66,10 @@ class Context final : public platform::Context {
   std::array<Trapping, 16> trapping_;
   u64 after_call_ = 0;  // where the last run() ended, if by a system call
   Thread* thread_ = nullptr;
-  Patience guest_patience_;             // of a worker that waits for guest code to stop
-  Patience sentry_patience_;            // of the stub thread that waits for the sentry
-  u64 stopped_at_ = 0;                  // cycles
-  u32 same_core_ = 0;                   // stops in a row that found the stub thread on the worker's core
-  u64 next_move_ = 0, move_pause_ = 0;  // cycles
-  bool move_away_ = false;              // the stub thread is to, when it is resumed
-  u64 fault_ = 0;  // the last page fault, to be mapped before guest code goes on: its address, or kNoFault
+  Patience guest_patience_;   // of a worker that waits for guest code to stop
+  Patience sentry_patience_;  // of the stub thread that waits for the sentry
+  u64 stopped_at_ = 0;        // cycles
+  u64 fault_ = 0;             // the last page fault, to be mapped before guest code goes on: its address, or kNoFault
   platform::Access fault_access_ = platform::Access::kNone;
   Fp fp_where_ = Fp::kHere;
   u64 fp_image_ = 0;  // an offset in the Area

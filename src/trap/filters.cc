@@ -50,7 +50,8 @@ Setup<FilterProgram> manager_filter() {
       SCMP_SYS(futex),       SCMP_SYS(write),          SCMP_SYS(mmap),        SCMP_SYS(munmap),
       SCMP_SYS(mprotect),    SCMP_SYS(clone),          SCMP_SYS(prctl),       SCMP_SYS(getppid),
       SCMP_SYS(tgkill),      SCMP_SYS(rt_sigprocmask), SCMP_SYS(arch_prctl),  SCMP_SYS(exit_group),
-      SCMP_SYS(sigaltstack), SCMP_SYS(seccomp),        SCMP_SYS(sched_yield), SCMP_SYS(sched_setaffinity)};
+      SCMP_SYS(sigaltstack), SCMP_SYS(seccomp),        SCMP_SYS(sched_yield), SCMP_SYS(sched_setaffinity),
+      SCMP_SYS(rseq)};
   return compile(kCalls);
 }
 
@@ -61,7 +62,7 @@ FilterProgram guest_filter() {
   constexpr auto upper = [](u32 offset) { return offset + 4; };
   constexpr u32 kIp = offsetof(seccomp_data, instruction_pointer);
   constexpr auto args = [](u32 n) { return u32{offsetof(seccomp_data, args)} + n * 8; };
-  constexpr u32 kAllow = 19, kTrap = 20;  // instructions' places
+  constexpr u32 kAllow = 20, kTrap = 21;  // instructions' places
   constexpr auto jump = [](u32 at, u16 test, u32 value, u32 if_true, u32 if_false) {
     return sock_filter{static_cast<u16>(BPF_JMP | BPF_K | test), static_cast<u8>(if_true - at - 1),
                        static_cast<u8>(if_false - at - 1), value};
@@ -82,10 +83,11 @@ FilterProgram guest_filter() {
       jump(12, BPF_JEQ, __NR_sched_setaffinity, 13, 15),
       word(args(0)),
       jump(14, BPF_JEQ, 0, kAllow, kTrap),  // of oneself
-      jump(15, BPF_JEQ, __NR_arch_prctl, 16, kTrap),
+      jump(15, BPF_JEQ, __NR_rseq, kAllow, 16),
+      jump(16, BPF_JEQ, __NR_arch_prctl, 17, kTrap),
       word(args(0)),
-      jump(17, BPF_JEQ, ARCH_SET_FS, kAllow, 18),
-      jump(18, BPF_JEQ, ARCH_SET_GS, kAllow, kTrap),
+      jump(18, BPF_JEQ, ARCH_SET_FS, kAllow, 19),
+      jump(19, BPF_JEQ, ARCH_SET_GS, kAllow, kTrap),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
   };

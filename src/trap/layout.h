@@ -23,6 +23,7 @@
 #define RF_AREA_IRET 448
 #define RF_AREA_ALT_STACK 512
 #define RF_AREA_SIGNAL_MASK 536
+#define RF_AREA_RSEQ 672
 #define RF_AREA_SIZE 0x10000
 
 // Registers in Area::regs, in the order of user_regs_struct.
@@ -61,6 +62,7 @@
 #define RF_COMMAND_CHILD_COUNT 8
 #define RF_COMMAND_DONE_FD 12
 #define RF_COMMAND_AFFINITY_SIZE 16
+#define RF_COMMAND_LENDER 24
 #define RF_COMMAND_LIST 64
 #define RF_COMMAND_AFFINITY 3648
 #define RF_COMMAND_CHILD_LIST 3840
@@ -103,10 +105,23 @@ enum State : u32 {
 enum Action : u32 {
   kSetBases = 1,  // FS and GS base
   kSaveFp = 2,    // store the vector state in Area::fp, and wait again
-  kMoveAway = 4,  // go to one of the CPUs of Area::others; nothing keeps the thread there
+  kMove = 4,      // run on Area::cpus from here on
 };
 
-inline constexpr u32 kCpuWords = 16;  // of a set of CPUs
+// A thread's wake word changes when the sentry wants something of it: to do as Area::action says, or, if this bit is
+// set, to wake the manager, leave the CPU to it, and wait again. The thread reads both wishes from the one word: it may
+// come so late that the second has taken the place of the first.
+inline constexpr u32 kLend = 1, kNextWake = 2;
+
+inline constexpr u32 kMostCpus = 1024;
+struct CpuSet {
+  u64 words[kMostCpus / 64];
+
+  bool has(u32 cpu) const { return cpu < kMostCpus && (words[cpu / 64] >> cpu % 64 & 1) != 0; }
+  void add(u32 cpu) { words[cpu / 64] |= u64{1} << cpu % 64; }
+  void remove(u32 cpu) { words[cpu / 64] &= ~(u64{1} << cpu % 64); }
+  bool operator==(const CpuSet&) const = default;
+};
 
 struct Area {
   u32 state;
@@ -129,8 +144,7 @@ struct Area {
   u32 last_wake;  // the wake word when it was last resumed
   u32 sleeping;   // it waits for its wake word in the kernel
   u32 tid;
-  u32 cpu;  // that the thread was last seen on
-  u32 pad3[4];
+  u32 pad3[5];
   u64 regs[27];
   // Of a signal: kTrapped.
   u32 signo;
@@ -142,7 +156,14 @@ struct Area {
   u64 pad4[2];
   u64 alt_stack[3];  // a stack_t
   u64 signal_mask;
-  u64 others[kCpuWords], everywhere[kCpuWords];  // CPUs
+  CpuSet cpus;
+  // Kept by the kernel: rseq(2).
+  struct alignas(32) {
+    u32 cpu_start;
+    u32 cpu;  // that the thread is on; kNoCpu: unknown
+    u64 section;
+    u32 flags, node, concurrency, pad;
+  } rseq;
 };
 
 inline constexpr u64 kFpOffset = 0x1000, kFpSize = 0x4000;  // Area's own XSAVE image, for the sentry's use
@@ -160,16 +181,17 @@ struct CommandPage {
   u32 child_count;
   s32 done_fd;  // an eventfd that gets kDone or kFailed in the end, from a child process as well; -1: nobody waits
   u32 affinity_size;  // of the mask in use, in bytes; 0: the manager stays where it is
-  u32 pad[11];
+  u32 pad0;
+  u64 lender;  // the wake word of a thread that sleeps to lend the manager its CPU, or 0
+  u32 pad[8];
   Command commands[64];
-  u64 affinity[kCpuWords];  // the CPUs that the manager is to run on from here on
+  CpuSet affinity;  // the CPUs that the manager is to run on from here on
   u64 pad2[8];
   Command child_commands[4];  // what the child of a clone does first
 };
 inline constexpr u32 kMaxCommands = 64, kMaxChildCommands = 4;
 
-// Linux has RDTSCP tell the number of the CPU in the low bits, and of the NUMA node above them.
-inline constexpr u32 kCpuMask = 0xfff;
+inline constexpr u32 kNoCpu = ~0u;
 
 // How long those who wait for each other look before they yield, in cycles: when the answer comes from another core,
 // and when this one may be needed for it.
@@ -196,11 +218,13 @@ static_assert(offsetof(Area, fp_load) == RF_AREA_FP_LOAD && offsetof(Area, self)
 static_assert(offsetof(Area, stack_top) == RF_AREA_STACK_TOP && offsetof(Area, regs) == RF_AREA_REGS);
 static_assert(offsetof(Area, iret) == RF_AREA_IRET && offsetof(Area, alt_stack) == RF_AREA_ALT_STACK);
 static_assert(offsetof(Area, signal_mask) == RF_AREA_SIGNAL_MASK && sizeof(Area) <= kFpOffset);
+static_assert(offsetof(Area, rseq) == RF_AREA_RSEQ && sizeof(Area::rseq) == 32);
 static_assert(sizeof(platform::Registers) == sizeof(Area::regs));
 static_assert(offsetof(platform::Registers, rip) == RF_REG_RIP && offsetof(platform::Registers, ss) == RF_REG_SS);
 static_assert(offsetof(CommandPage, count) == RF_COMMAND_COUNT && offsetof(CommandPage, done_fd) == RF_COMMAND_DONE_FD);
 static_assert(offsetof(CommandPage, affinity_size) == RF_COMMAND_AFFINITY_SIZE);
 static_assert(offsetof(CommandPage, affinity) == RF_COMMAND_AFFINITY);
+static_assert(offsetof(CommandPage, lender) == RF_COMMAND_LENDER);
 static_assert(offsetof(CommandPage, child_count) == RF_COMMAND_CHILD_COUNT);
 static_assert(offsetof(CommandPage, commands) == RF_COMMAND_LIST && sizeof(Command) == RF_COMMAND_SIZE);
 static_assert(offsetof(CommandPage, child_commands) == RF_COMMAND_CHILD_LIST && sizeof(CommandPage) <= 4096);

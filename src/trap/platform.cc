@@ -1,5 +1,6 @@
 #include "trap/platform.h"
 
+#include "platform/host_tsc.h"
 #include "platform/xstate.h"
 #include "trap/address_space.h"
 #include "trap/context.h"
@@ -12,6 +13,7 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
   c.name = "trap";
   c.description = "processes whose system calls are trapped by seccomp";
   c.xcr0 = platform::xstate::host_features();
+  c.host_tsc = platform::host_clock_reads_tsc();
   c.child_processes = true;
   c.fp_size = platform::xstate::size_of(c.xcr0);
   p->patches_ = TRY(CodePatches::create());

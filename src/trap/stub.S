@@ -13,6 +13,9 @@
 #define ARCH_SET_FS 0x1002
 #define SECCOMP_SET_MODE_FILTER 1
 #define CLONE_VM 0x100
+#define EVERYBODY 0x7fffffff
+#define RSEQ_SIZE 32
+#define RSEQ_SIGNATURE 0x53053053
 
         .section trap_stub, "ax", @progbits
 
@@ -107,6 +110,15 @@ rf_trap_manager:
         movl    $__NR_write, %eax
         movq    %r15, %rsi
         movl    $8, %edx
+        // Afterwards the page may hold the next round.
+        movq    RF_COMMAND_LENDER(%rbx), %rbp
+        syscall
+        testq   %rbp, %rbp
+        jz      .Lnext
+        movl    $__NR_futex, %eax
+        movq    %rbp, %rdi
+        movl    $FUTEX_WAKE, %esi
+        movl    $EVERYBODY, %edx
         syscall
         jmp     .Lnext
 
@@ -177,6 +189,13 @@ rf_trap_thread:
         syscall
         testl   %eax, %eax
         jnz     .Lend
+        // Only now: guest code can have the kernel lead a thread astray by what it writes there.
+        movl    $__NR_rseq, %eax
+        leaq    RF_AREA_RSEQ(%rbx), %rdi
+        movl    $RSEQ_SIZE, %esi
+        xorl    %edx, %edx
+        movl    $RSEQ_SIGNATURE, %r10d
+        syscall
         movq    %rbx, %rdi
         call    rf_trap_wait
         hlt

@@ -45,31 +45,33 @@ template <class T>
     host_call(__NR_futex, reinterpret_cast<u64>(&area->state), FUTEX_WAKE, kEverybody);
 }
 
-// Until the wake word changes. Between looks the thread yields: what it waits for may need this very core.
-[[gnu::always_inline]] inline void await_resumption(Area* area) {
+// Until the wake word changes, or somebody wakes the thread.
+[[gnu::always_inline]] inline void sleep(Area* area) {
+  const u32& word = *reinterpret_cast<const u32*>(area->wake_word);
+  __atomic_store_n(&area->sleeping, 1, __ATOMIC_SEQ_CST);
+  if (load(word) == area->last_wake) host_call(__NR_futex, area->wake_word, FUTEX_WAIT, area->last_wake);
+  __atomic_store_n(&area->sleeping, 0, __ATOMIC_SEQ_CST);
+}
+
+// Until the wake word changes; to what. Between looks the thread yields: what it waits for may need this very core.
+[[gnu::always_inline]] inline u32 await_wake(Area* area) {
   const u32 last = area->last_wake;
   const u32& word = *reinterpret_cast<const u32*>(area->wake_word);
-  u32 cpu;
-  u64 now = __builtin_ia32_rdtscp(&cpu);
-  area->cpu = cpu & kCpuMask;
+  u64 now = __builtin_ia32_rdtsc();
   const u64 deadline = now + area->spin_cycles;
   for (;;) {
     const u64 begin = now;
     do {
-      if (load(word) != last) break;
+      if (const u32 w = load(word); w != last) return area->last_wake = w;
       __builtin_ia32_pause();
       now = __builtin_ia32_rdtsc();
     } while (now - begin < (load(area->step_aside) ? kGlanceCycles : kLookCycles));
-    if (load(word) != last) break;
     if (now < deadline) {
       host_call(__NR_sched_yield, 0, 0);
       continue;
     }
-    __atomic_store_n(&area->sleeping, 1, __ATOMIC_SEQ_CST);
-    if (load(word) == last) host_call(__NR_futex, reinterpret_cast<u64>(&word), FUTEX_WAIT, last);
-    __atomic_store_n(&area->sleeping, 0, __ATOMIC_SEQ_CST);
+    sleep(area);
   }
-  area->last_wake = load(word);
 }
 
 }  // namespace
@@ -79,16 +81,17 @@ extern "C" {
 // Waits for the sentry to resume this thread, and does what it says.
 RF_STUB_CODE void rf_trap_wait(Area* area) {
   for (;;) {
-    await_resumption(area);
+    if (await_wake(area) & kLend) {
+      host_call(__NR_futex, kCommand + offsetof(CommandPage, generation), FUTEX_WAKE, kEverybody);
+      sleep(area);
+      continue;
+    }
     const u32 action = area->action;
     if (action & kSetBases) {
       host_call(__NR_arch_prctl, ARCH_SET_FS, area->fs_base);
       host_call(__NR_arch_prctl, ARCH_SET_GS, area->gs_base);
     }
-    if (action & kMoveAway) {
-      host_call(__NR_sched_setaffinity, 0, sizeof area->others, reinterpret_cast<u64>(area->others));
-      host_call(__NR_sched_setaffinity, 0, sizeof area->everywhere, reinterpret_cast<u64>(area->everywhere));
-    }
+    if (action & kMove) host_call(__NR_sched_setaffinity, 0, sizeof area->cpus, reinterpret_cast<u64>(&area->cpus));
     if (action & kSaveFp) {
       asm volatile("xsave64 (%0)" : : "r"(area->self + kFpOffset), "a"(-1), "d"(-1) : "memory");
       publish(area, kFpSaved);

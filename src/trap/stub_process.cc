@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -12,8 +13,10 @@
 #include <algorithm>
 #include <cstring>
 #include <thread>
+#include <tuple>
 
 #include "core/check.h"
+#include "core/cycles.h"
 #include "core/fault.h"
 #include "core/log.h"
 #include "core/scheduler.h"
@@ -32,6 +35,23 @@ constexpr u64 kThreadFlags =
     CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_PARENT_SETTID;
 // The sentry stays the parent, and a descriptor of the sentry is one of the process.
 constexpr u64 kProcessFlags = CLONE_FILES | CLONE_PARENT | CLONE_PARENT_SETTID | SIGCHLD;
+
+// Whether `fd` can be read within the time that a round of commands usually takes.
+bool readable_soon(int fd) {
+  constexpr u64 kPatience = 1'000'000;  // cycles
+  for (const u64 begin = cycles(); cycles() - begin < kPatience;) {
+    if (hostio::poll_now(fd, POLLIN) != 0) return true;
+    (void)hostio::host_call(SYS_sched_yield);  // who is to answer may be on this very core
+  }
+  return false;
+}
+
+constexpr int kLongWait = 2;  // ms
+bool readable_within(int fd, int ms) {
+  pollfd entry{fd, POLLIN, 0};
+  const auto n = hostio::host_call(SYS_poll, &entry, 1, ms);
+  return n && *n != 0;
+}
 
 u64 word(int v) { return static_cast<u64>(static_cast<s64>(v)); }
 
@@ -57,41 +77,92 @@ Process::~Process() {
 
 Control& Process::control() const { return *family_.control_; }
 
-Result<void> Process::execute(std::span<const Command> commands) {
+Result<void> Process::execute(std::span<const Command> commands, Commands kind) {
   SpinGuard guard(lock_);
-  return execute_locked(commands);
+  return execute_locked(commands, kind);
 }
 
-Result<void> Process::execute_locked(std::span<const Command> commands, std::span<const Command> child_commands) {
+Result<void> Process::execute_locked(std::span<const Command> commands, Commands kind,
+                                     std::span<const Command> child_commands) {
   // Its last command stays where it is until it has been read.
   if (ending_) return err(ESRCH);
   Result<void> result;
   while (!commands.empty()) {
     const size_t n = std::min<size_t>(commands.size(), kMaxCommands);
-    if (auto r = round(commands.first(n), child_commands); !r) result = r;
+    if (auto r = round(commands.first(n), kind, child_commands); !r) result = r;
     if (result == Result<void>(err(ESRCH))) break;
     commands = commands.subspan(n);
   }
   return result;
 }
 
-// Has the manager look at the command page, on the core that the calling thread is about to leave idle for it: to wake
-// an idle core takes many times as long.
-void Process::call_manager() {
-  CommandPage& page = control().command_page(number_);
-  const int cpu = ::sched_getcpu();
-  page.affinity_size = 0;
-  if (cpu != manager_cpu_ && cpu >= 0 && static_cast<size_t>(cpu) < 8 * sizeof page.affinity) {
-    std::ranges::fill(page.affinity, 0);
-    page.affinity[cpu / 64] = u64{1} << cpu % 64;
-    page.affinity_size = sizeof page.affinity;
-    manager_cpu_ = cpu;
-  }
-  std::atomic_ref(page.generation).fetch_add(1, std::memory_order_seq_cst);
-  (void)hostio::host_call(SYS_futex, &page.generation, FUTEX_WAKE, kEverybody);
+bool Process::cpus_but(int cpu, CpuSet& out) const {
+  out = family_.cpus_;
+  if (cpu >= 0 && static_cast<u32>(cpu) < kMostCpus) out.remove(static_cast<u32>(cpu));
+  return out != CpuSet{};
 }
 
-Result<void> Process::round(std::span<const Command> commands, std::span<const Command> child_commands) {
+// A stub thread that waits for the sentry on another CPU than `own_cpu`, awake; and that CPU. Its state is kLends.
+std::pair<Thread*, u32> Process::take_lender(u32 own_cpu) {
+  Thread* t = lender_.load(std::memory_order_relaxed);
+  if (!t) return {};
+  auto waits = Thread::State::kWaits;
+  if (!t->state.compare_exchange_strong(waits, Thread::State::kLends, std::memory_order_acquire)) return {};
+  const Area& area = control().area(t->index);
+  const u32 cpu = std::atomic_ref(const_cast<u32&>(area.rseq.cpu)).load(std::memory_order_relaxed);
+  const bool asleep = std::atomic_ref(const_cast<u32&>(area.sleeping)).load(std::memory_order_relaxed) != 0;
+  if (!asleep && cpu != own_cpu && family_.cpus_.has(cpu)) return {t, cpu};
+  t->state.store(Thread::State::kWaits, std::memory_order_release);
+  return {};
+}
+
+// Has the manager look at the command page. It is to run where other threads of its process do: to take mappings away
+// interrupts each CPU that has run one of them of late, and waits for it. Best it gets the CPU of a thread that waits
+// for the sentry, at once and without waking an idle one. True: it is worthwhile to look for its answer.
+bool Process::call_manager() {
+  CommandPage& page = control().command_page(number_);
+  Thread* lender = nullptr;
+  page.affinity_size = 0;
+  page.lender = 0;
+  const bool worker = Worker::current() != nullptr;
+  if (worker) {
+    CpuSet cpus = family_.cpus_;
+    u32 its_cpu;
+    std::tie(lender, its_cpu) = take_lender(static_cast<u32>(::sched_getcpu()));
+    if (lender) {
+      page.lender = kWake + u64{lender->index} * sizeof(u32);
+      cpus = {};
+      cpus.add(its_cpu);
+    }
+    if (cpus != manager_cpus_) {
+      page.affinity = manager_cpus_ = cpus;
+      page.affinity_size = sizeof page.affinity;
+    }
+  }
+  std::atomic_ref(page.generation).fetch_add(1, std::memory_order_seq_cst);
+  if (!lender) {
+    wake_manager();
+    return worker;
+  }
+  wake(*lender, kLend);
+  lender->state.store(Thread::State::kWaits, std::memory_order_release);
+  return true;
+}
+
+void Process::wake(Thread& thread, u32 lend) {
+  thread.wakes = ((thread.wakes & ~kLend) + kNextWake) | lend;
+  u32& word = control().wake_word(thread.index);
+  std::atomic_ref(word).store(thread.wakes, std::memory_order_seq_cst);
+  const Area& area = control().area(thread.index);
+  if (std::atomic_ref(const_cast<u32&>(area.sleeping)).load(std::memory_order_seq_cst) != 0)
+    (void)hostio::host_call(SYS_futex, &word, FUTEX_WAKE, kEverybody);
+}
+
+void Process::wake_manager() {
+  (void)hostio::host_call(SYS_futex, &control().command_page(number_).generation, FUTEX_WAKE, kEverybody);
+}
+
+Result<void> Process::round(std::span<const Command> commands, Commands kind, std::span<const Command> child_commands) {
   CommandPage& page = control().command_page(number_);
   std::ranges::copy(commands, page.commands);
   std::ranges::copy(child_commands, page.child_commands);
@@ -101,11 +172,16 @@ Result<void> Process::round(std::span<const Command> commands, std::span<const C
   page.done_fd = fd;
   waiting_fd_.store(fd, std::memory_order_seq_cst);
   u64 value = 0;
+  bool look = false;
   if (dead_.load(std::memory_order_seq_cst)) {
     if (waiting_fd_.exchange(-1) != -1) return err(ESRCH);
   } else {
-    call_manager();
+    look = call_manager();
   }
+  // The answer is seen earlier by looking than by sleeping. But where the host itself is a virtual machine, to take
+  // mappings away is several times as fast while the other CPUs sleep.
+  if (look && !(kind == Commands::kTakeAway ? readable_within(fd, kLongWait) : readable_soon(fd)))
+    wake_manager();  // a lender that guest code interferes with has not
   auto wait = [&] {
     u64 more = 0;
     while (!hostio::host_call(SYS_read, fd, &more, sizeof more)) continue;  // EINTR: a kick, which the caller looks at
@@ -136,6 +212,7 @@ Result<Thread*> Process::take_thread() {
   area.stack_top = va + kAreaSize;
   area.wake_base = kWake;
   area.wake_word = kWake + u64{n} * sizeof(u32);
+  area.rseq.cpu = kNoCpu;
   area.last_wake = std::atomic_ref(control().wake_word(n)).load();
   area.alt_stack[0] = va + kStackOffset;
   area.alt_stack[2] = kAreaSize - kStackOffset;
@@ -152,7 +229,7 @@ Result<Thread*> Process::take_thread() {
   };
   Thread* t = thread.get();
   threads_.push_back(std::move(thread));
-  if (auto r = execute_locked(commands); !r) {
+  if (auto r = execute_locked(commands, Commands::kAdd); !r) {
     // The area may be mapped: it stays the process's until that ends.
     return err(EAGAIN);
   }
@@ -182,7 +259,9 @@ void Process::kill() {
   page.commands[0] = {SYS_exit_group, {}};
   page.count = 1;
   page.done_fd = -1;
-  call_manager();
+  page.affinity_size = 0;
+  std::atomic_ref(page.generation).fetch_add(1, std::memory_order_seq_cst);
+  wake_manager();
 }
 
 // The host process has ended. On the reaper's thread.
@@ -203,6 +282,7 @@ Setup<std::unique_ptr<Family>> Family::create(u32 workers) {
   std::unique_ptr<Family> f(new Family);
   ::signal(SIGCHLD, SIG_DFL);  // ignored, it would take the processes' ends away from the reaper
   f->control_ = TRY(Control::create());
+  if (::sched_getaffinity(0, sizeof f->cpus_, reinterpret_cast<cpu_set_t*>(&f->cpus_)) != 0) f->cpus_ = {};
   for (u32 i = 0; i <= workers; ++i) {
     f->done_fds_.emplace_back(::eventfd(0, EFD_CLOEXEC));
     if (!f->done_fds_.back().valid()) return setup_error("cannot make an eventfd: " + errno_text(errno));
@@ -398,7 +478,7 @@ Result<std::shared_ptr<Process>> Family::clone_process() {
   pid_t pid;
   {
     SpinGuard zygote_guard(zygote.lock_);
-    if (auto r = zygote.execute_locked({&clone, 1}, setup); !r) {
+    if (auto r = zygote.execute_locked({&clone, 1}, Process::Commands::kAdd, setup); !r) {
       control_->give_back_stub(number);
       return err(EAGAIN);
     }

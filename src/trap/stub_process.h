@@ -14,6 +14,7 @@
 #include <memory>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/result.h"
@@ -29,6 +30,20 @@ struct Thread {
   u32 index;                     // in Control
   u32 wakes = 0;                 // what its wake word says
   u64 fs_base = 0, gs_base = 0;  // what the thread has
+  // Whether it waits for the sentry. While the sentry has it lend its CPU to the manager, nothing else may resume it.
+  enum class State : u8 { kRuns, kWaits, kLends };
+  std::atomic<State> state{State::kWaits};
+  void begin_to_run() {
+    auto s = State::kWaits;
+    while (!state.compare_exchange_weak(s, State::kRuns, std::memory_order_acquire) && s != State::kRuns)
+      s = State::kWaits;
+  }
+  // Where it runs: see Context::part().
+  u32 same_core = 0;                  // stops in a row that found it on the worker's core
+  u64 next_move = 0, move_pause = 0;  // cycles
+  bool move_away = true;              // it is to, when it is resumed
+  bool kept_off = false;              // it has moved away for good
+  bool let_go = false;                // it may run anywhere again
 };
 
 class Process {
@@ -38,13 +53,21 @@ class Process {
 
   // Makes the process do these host calls, in order, and waits for it. ENOMEM if one failed (the others are done all
   // the same), ESRCH if the process is gone.
-  Result<void> execute(std::span<const Command> commands);
+  enum class Commands : u8 { kAdd, kTakeAway };  // whether they take mappings or rights away
+  Result<void> execute(std::span<const Command> commands, Commands kind = Commands::kAdd);
 
   // A thread that is not in use, or a new one. EAGAIN: the host, or the sandbox, has no more threads.
   Result<Thread*> take_thread();
   void give_back_thread(Thread* thread);
   // Whether no more than one thread is taken.
   bool single_threaded();
+  // `thread` has stopped and waits for the sentry.
+  void waits(Thread& thread) {
+    thread.state.store(Thread::State::kWaits, std::memory_order_release);
+    if (lender_.load(std::memory_order_relaxed) != &thread) lender_.store(&thread, std::memory_order_relaxed);
+  }
+  // Has `thread`, which waits, do what its Area says; or lend its CPU to the manager, if `lend` is kLend.
+  void wake(Thread& thread, u32 lend);
   // Makes `thread` stop soon if it runs guest code.
   void kick(const Thread& thread);
   // The process can be trusted no more, or is wanted no more.
@@ -53,23 +76,29 @@ class Process {
   bool dead() const { return dead_.load(std::memory_order_acquire); }
   pid_t pid() const { return pid_; }
   Control& control() const;
+  // The CPUs that the sentry may use, without one of them. False if there are no others.
+  bool cpus_but(int cpu, CpuSet& out) const;
 
  private:
   friend class Family;
   Process(Family& family, u32 number, pid_t pid) : family_(family), number_(number), pid_(pid) {}
-  Result<void> execute_locked(std::span<const Command> commands, std::span<const Command> child_commands = {});
-  Result<void> round(std::span<const Command> commands, std::span<const Command> child_commands);
+  Result<void> execute_locked(std::span<const Command> commands, Commands kind,
+                              std::span<const Command> child_commands = {});
+  Result<void> round(std::span<const Command> commands, Commands kind, std::span<const Command> child_commands);
   void died();
 
   Family& family_;
-  void call_manager();
+  bool call_manager();
+  std::pair<Thread*, u32> take_lender(u32 own_cpu);
+  void wake_manager();
 
   const u32 number_;
   const pid_t pid_;
   std::atomic<bool> dead_{false}, ending_{false};
   std::atomic<int> waiting_fd_{-1};  // who waits for the manager; taken by who finishes first, it or the process's end
   SpinLock lock_;
-  int manager_cpu_ = -1;  // where the manager was told to run
+  CpuSet manager_cpus_{};                 // where the manager was told to run; none: nothing
+  std::atomic<Thread*> lender_{nullptr};  // the thread that began to wait last
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Thread*> idle_;
 };
@@ -98,6 +127,7 @@ class Family {
   int done_fd() const;  // of the calling thread
 
   std::unique_ptr<Control> control_;
+  CpuSet cpus_{};                         // that the sentry may use
   std::vector<hostio::HostFd> done_fds_;  // one a worker, and one for all other threads
   std::vector<pthread_t> own_threads_;    // of start_thread()
   std::atomic<u32> started_{0};           // how many of them have begun

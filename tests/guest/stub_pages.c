@@ -408,7 +408,7 @@ TEST(spoil_state_with_states) { check_spoiling(kState, 4, 1, VALUES(0, 1, 2, 3, 
 TEST(spoil_state_with_anything) { check_spoiling(kState, 4, 1, ANYTHING); }
 TEST(forge_called) { check_spoiling(kState, 4, 0, VALUES(kCalled)); }
 TEST(forge_trapped) { check_spoiling(kState, 4, 0, VALUES(kTrapped)); }
-TEST(spoil_action) { check_spoiling(kAction, 4, 1, VALUES(0, 1, 2, 3, ~0ul)); }
+TEST(spoil_action) { check_spoiling(kAction, 4, 1, VALUES(0, 1, 2, 3, 4, ~0ul)); }
 TEST(spoil_kick_pending) { check_spoiling(kKickPending, 4, 1, VALUES(0, 1)); }
 TEST(spoil_step_aside) { check_spoiling(kStepAside, 4, 1, ANYTHING); }
 TEST(spoil_fp_load) { check_spoiling(kFpLoad, 8, 1, ANYTHING); }

@@ -20,9 +20,12 @@ using Kind = FaultFailure::Kind;
 // are the data of programs and libraries, which is written soon after it is read: they are copied at the first touch.
 constexpr u64 kAnonAround = 8;
 constexpr u64 kAnonAroundMax = 512;
+// Where pages that are mapped and never touched cost next to nothing, but a fault ten times as much: faults that do not
+// follow one another map more each time, too.
+constexpr u64 kAnonAroundLazyMax = 64;
 constexpr u64 kFileAround = 512;
 constexpr u64 kCopyAround = 4;
-constexpr u64 kCopyAroundSmallVma = 16;
+constexpr u64 kCopyAroundSmallVma = 16, kCopyAroundLazy = 16;
 constexpr u64 kSmallVma = 256 << 10;
 constexpr u64 kCopyOnReadVma = 64 << 10;
 // Around a write to a page shared after fork: copies cost memory, widening the rights of pages that are nobody
@@ -139,9 +142,12 @@ MemoryManager::Impl::Fault MemoryManager::Impl::fault_present(Vma& v, UserAddr p
 MemoryManager::Impl::Fault MemoryManager::Impl::fault_anonymous(Vma& v, UserAddr page, u64 limit_pages) {
   u64 want = limit_pages;
   if (want == 0) {
-    want = kAnonAround;
-    if (!v.has(kVmaNoHuge) && v.next_fault.load(std::memory_order_relaxed) == page)
-      want = std::min<u64>(v.around_pages.load(std::memory_order_relaxed) * 2, kAnonAroundMax);
+    const u64 before = v.around_pages.load(std::memory_order_relaxed);
+    const bool follows = !v.has(kVmaNoHuge) && v.next_fault.load(std::memory_order_relaxed) == page;
+    if (follows)
+      want = std::min(before * 2, kAnonAroundMax);
+    else if (space.maps_lazily())
+      want = std::min(before * 2, kAnonAroundLazyMax);
     want = std::max(want, kAnonAround);
     if (v.has(kVmaRandom) || scarce(want)) want = 1;
   }
@@ -182,7 +188,7 @@ MemoryManager::Impl::Fault MemoryManager::Impl::fault_file_read(Vma& v, UserAddr
 
 // What is copied at once around a write to a private file mapping.
 std::pair<UserAddr, UserAddr> MemoryManager::Impl::copy_window(const Vma& v, UserAddr page) const {
-  u64 want = v.length() <= kSmallVma ? kCopyAroundSmallVma : kCopyAround;
+  u64 want = v.length() <= kSmallVma ? kCopyAroundSmallVma : space.maps_lazily() ? kCopyAroundLazy : kCopyAround;
   if (v.has(kVmaRandom) || scarce(want)) want = 1;
   return window(v, page, want);
 }

@@ -193,8 +193,11 @@ void AddressSpace::add_mapping(u64 va, u64 entry, std::vector<Command>& commands
   while (first > 0 && ((place - first + 1) << kPageShift) <= room && fits(first - 1)) --first;
   while (end < 512 && ((end - place) << kPageShift) < backing.len && fits(end)) ++end;
   const u64 before = (place - first) << kPageShift;
-  // Pages that are written are about to be: fill the host's tables in at once. Others are perhaps a file's, and many.
-  const u64 populate = (rights & kWrite) && !GuestMemory::in_window(phys) ? MAP_POPULATE : 0;
+  // Pages that are written are about to be: fill the host's tables in at once, unless they are many and not written one
+  // after another. Others are perhaps a file's, and many.
+  constexpr u64 kFew = 16;
+  const bool soon = (rights & kWrite) && (end - first <= kFew || first == place);
+  const u64 populate = soon && !GuestMemory::in_window(phys) ? MAP_POPULATE : 0;
   const u64 start = va - before, len = (end - first) << kPageShift;
   if (there)
     commands.push_back({SYS_mprotect, {start, len, host_prot(rights), 0, 0, 0}});

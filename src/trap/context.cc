@@ -203,9 +203,11 @@ void Context::resume(u32 action) {
   Area& a = area();
   thread_->begin_to_run();
   a.action = action;
-  sentry_patience_.waited(cycles() - stopped_at_);
+  const u64 now = cycles();
+  const Seat& seat = platform_.seat(Worker::current()->index());
+  sentry_patience_.waited(now - stopped_at_);
   a.step_aside = thread_->same_core != 0;
-  a.spin_cycles = sentry_patience_.cycles();
+  a.spin_cycles = seat.stubs_crowded(now) ? 0 : sentry_patience_.cycles();
   std::atomic_ref(a.state).store(kRunning, std::memory_order_relaxed);
   process_->wake(*thread_, 0);
 }
@@ -218,6 +220,7 @@ u32 Context::await(Seat& seat) {
   stopped_at_ = cycles();
   if (s != kRunning) [[likely]] {
     process_->waits(*thread_);
+    seat.stopped(area());
     if (once(area().rseq.cpu) == static_cast<u32>(::sched_getcpu())) [[unlikely]]
       part();
     else

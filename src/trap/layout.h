@@ -144,7 +144,8 @@ struct Area {
   u32 last_wake;  // the wake word when it was last resumed
   u32 sleeping;   // it waits for its wake word in the kernel
   u32 tid;
-  u32 pad3[5];
+  u32 crowded;  // a yield took kLongYieldCycles
+  u32 pad3[4];
   u64 regs[27];
   // Of a signal: kTrapped.
   u32 signo;
@@ -196,6 +197,8 @@ inline constexpr u32 kNoCpu = ~0u;
 // How long those who wait for each other look before they yield, in cycles: when the answer comes from another core,
 // and when this one may be needed for it.
 inline constexpr u64 kLookCycles = 20'000, kGlanceCycles = 500;
+// A yield that takes so long gave the core to somebody else for a time slice.
+inline constexpr u64 kLongYieldCycles = 2'000'000;
 
 // Guest code can wait on the same words: a wake-up for one might be its.
 inline constexpr int kEverybody = 0x7fffffff;

@@ -36,8 +36,11 @@ u32 Seat::wait_from(u64 begin, u32& word, u64 spin_cycles, u64 look_cycles, Nano
       __builtin_ia32_pause();
       now = cycles();
     } while (now < yield_at);
-    if (now - begin >= spin_cycles) break;
+    if (now - begin >= spin_cycles || crowd_.is_here(now)) break;
     (void)hostio::host_call(SYS_sched_yield);
+    const u64 yielded = now;
+    now = cycles();
+    if (now - yielded > kLongYieldCycles) crowd_.seen(now);
   }
 
   word_.store(&word, std::memory_order_relaxed);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "core/cycles.h"
 #include "core/scheduler.h"
 #include "core/types.h"
 #include "trap/layout.h"
@@ -24,6 +25,21 @@ class Patience {
   u32 misses_ = 0;
 };
 
+// Whether others want the core. A thread that yields then is out of it for a whole time slice of theirs, several
+// milliseconds; one that sleeps has it back as soon as it is woken. So who saw that yields no more for a while.
+class Crowd {
+ public:
+  bool is_here(u64 now) const { return now < until_; }
+  void seen(u64 now) {
+    pause_ = now < until_ + 4 * pause_ ? std::min(2 * pause_, kMost) : kLeast;
+    until_ = now + pause_;
+  }
+
+ private:
+  static constexpr u64 kLeast = 100'000'000, kMost = 3'000'000'000;  // cycles
+  u64 until_ = 0, pause_ = kLeast;
+};
+
 class Seat final : public GuestKicker {
  public:
   void on_kick_signal() noexcept override;
@@ -37,6 +53,15 @@ class Seat final : public GuestKicker {
   // `same_core`: the thread that is to answer was last seen on this core.
   u32 wait(u32& word, Patience& patience, bool same_core, Nanos deadline);
 
+  // A stub thread has stopped that the worker had resumed: sees from its Area whether its core is crowded.
+  void stopped(Area& area) {
+    if (std::atomic_ref(area.crowded).load(std::memory_order_relaxed) == 0) return;
+    std::atomic_ref(area.crowded).store(0, std::memory_order_relaxed);
+    stub_crowd_.seen(cycles());
+  }
+  // Whether the cores of stub threads are.
+  bool stubs_crowded(u64 now) const { return stub_crowd_.is_here(now); }
+
   // The worker resumes the thread of `area`: the one that it resumed before is to make room, if it looks for more to
   // do.
   void resumes(Area& area) {
@@ -47,6 +72,7 @@ class Seat final : public GuestKicker {
  private:
   u32 wait_from(u64 begin, u32& word, u64 spin_cycles, u64 look_cycles, Nanos deadline);
 
+  Crowd crowd_, stub_crowd_;
   std::atomic<bool> kicked_{false};
   std::atomic<u32*> word_{nullptr};  // slept on
   Area* last_ = nullptr;             // resumed by resumes()

@@ -68,7 +68,10 @@ template <class T>
     } while (now - begin < (load(area->step_aside) ? kGlanceCycles : kLookCycles));
     if (now < deadline) {
       host_call(__NR_sched_yield, 0, 0);
-      continue;
+      const u64 yielded = now;
+      now = __builtin_ia32_rdtsc();
+      if (now - yielded <= kLongYieldCycles) continue;
+      area->crowded = 1;
     }
     sleep(area);
   }

@@ -39,10 +39,8 @@ constexpr u64 kProcessFlags = CLONE_FILES | CLONE_PARENT | CLONE_PARENT_SETTID |
 // Whether `fd` can be read within the time that a round of commands usually takes.
 bool readable_soon(int fd) {
   constexpr u64 kPatience = 1'000'000;  // cycles
-  for (const u64 begin = cycles(); cycles() - begin < kPatience;) {
+  for (const u64 begin = cycles(); cycles() - begin < kPatience;)
     if (hostio::poll_now(fd, POLLIN) != 0) return true;
-    (void)hostio::host_call(SYS_sched_yield);  // who is to answer may be on this very core
-  }
   return false;
 }
 
@@ -118,14 +116,13 @@ std::pair<Thread*, u32> Process::take_lender(u32 own_cpu) {
 
 // Has the manager look at the command page. It is to run where other threads of its process do: to take mappings away
 // interrupts each CPU that has run one of them of late, and waits for it. Best it gets the CPU of a thread that waits
-// for the sentry, at once and without waking an idle one. True: it is worthwhile to look for its answer.
+// for the sentry, at once and without waking an idle one. True: it has.
 bool Process::call_manager() {
   CommandPage& page = control().command_page(number_);
   Thread* lender = nullptr;
   page.affinity_size = 0;
   page.lender = 0;
-  const bool worker = Worker::current() != nullptr;
-  if (worker) {
+  if (Worker::current()) {
     CpuSet cpus = family_.cpus_;
     u32 its_cpu;
     std::tie(lender, its_cpu) = take_lender(static_cast<u32>(::sched_getcpu()));
@@ -142,7 +139,7 @@ bool Process::call_manager() {
   std::atomic_ref(page.generation).fetch_add(1, std::memory_order_seq_cst);
   if (!lender) {
     wake_manager();
-    return worker;
+    return false;
   }
   wake(*lender, kLend);
   lender->state.store(Thread::State::kWaits, std::memory_order_release);
@@ -178,8 +175,8 @@ Result<void> Process::round(std::span<const Command> commands, Commands kind, st
   } else {
     look = call_manager();
   }
-  // The answer is seen earlier by looking than by sleeping. But where the host itself is a virtual machine, to take
-  // mappings away is several times as fast while the other CPUs sleep.
+  // When the manager has another CPU, its answer is seen earlier by looking than by sleeping. But where the host itself
+  // is a virtual machine, to take mappings away is several times as fast while the other CPUs sleep.
   if (look && !(kind == Commands::kTakeAway ? readable_within(fd, kLongWait) : readable_soon(fd)))
     wake_manager();  // a lender that guest code interferes with has not
   auto wait = [&] {

@@ -19,11 +19,11 @@ constexpr size_t kDirect = 512;  // from here on a host call of its own costs li
 // One per worker, shared beyond kBuffers of them; the lock is for those and for fibers that move.
 struct alignas(64) Buffer {
   SpinLock lock;
-  size_t used = kBufferSize;
+  size_t left = 0;  // at the end
   std::array<std::byte, kBufferSize> bytes;
 };
 constexpr u32 kBuffers = 16;
-std::array<Buffer, kBuffers> g_buffers;
+constinit std::array<Buffer, kBuffers> g_buffers{};  // zeros, so that nothing is touched before its use
 
 void fill(std::span<std::byte> out) {
   while (!out.empty()) {
@@ -43,13 +43,14 @@ void random_bytes(std::span<std::byte> out) {
   Worker* worker = Worker::current();
   Buffer& buffer = g_buffers[worker ? worker->index() % kBuffers : 0];
   SpinGuard guard(buffer.lock);
-  if (kBufferSize - buffer.used < out.size()) {
+  if (buffer.left < out.size()) {
     fill(buffer.bytes);
-    buffer.used = 0;
+    buffer.left = kBufferSize;
   }
-  memcpy(out.data(), &buffer.bytes[buffer.used], out.size());
-  explicit_bzero(&buffer.bytes[buffer.used], out.size());
-  buffer.used += out.size();
+  std::byte* const next = buffer.bytes.end() - buffer.left;
+  memcpy(out.data(), next, out.size());
+  explicit_bzero(next, out.size());
+  buffer.left -= out.size();
 }
 
 }  // namespace rf::hostio

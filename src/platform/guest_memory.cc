@@ -6,9 +6,10 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <map>
+#include <memory>
+#include <span>
 
 #include "core/check.h"
 #include "core/spinlock.h"
@@ -92,7 +93,10 @@ GuestMemory::~GuestMemory() {
 }
 
 u64 GuestMemory::copy_pages(Phys to, Phys from, u64 len) const {
-  static thread_local std::array<std::byte, 16 * kPageSize> buffer;
+  constexpr size_t kCopyBuffer = 16 * kPageSize;
+  // Not in the thread's own block of memory, which is cleared at its start.
+  static thread_local const auto memory = std::make_unique_for_overwrite<std::byte[]>(kCopyBuffer);
+  const std::span buffer{memory.get(), kCopyBuffer};
   u64 done = 0;
   while (done < len) {
     const Backing source = backing(from + done);

@@ -287,9 +287,13 @@ Setup<std::unique_ptr<Family>> Family::create(u32 workers) {
   const size_t size = static_cast<size_t>(__stop_trap_stub - __start_trap_stub);
   RF_CHECK(size <= kTextSize, "the stub's code has outgrown its pages");
   std::memcpy(f->control_->text(), __start_trap_stub, size);
-  TRY(f->start_zygote());
+  // The threads before the zygote: what is written after that has to be copied.
   TRY(f->start_thread(&Family::reap, "waits for guest processes"));
   TRY(f->start_thread(&Family::raise, "makes guest processes"));
+  TRY(f->start_zygote());
+  f->begin();
+  // libc makes calls at a thread's start (rseq) that the sentry's filter does not allow.
+  for (u32 n; (n = f->started_.load()) < f->own_threads_.size();) f->started_.wait(n);
   return f;
 }
 
@@ -322,7 +326,6 @@ Setup<void> Family::start_thread(void (Family::*body)(), const char* what) {
     void (Family::*body)();
   };
   auto start = std::make_unique<Start>(this, body);
-  const u32 started = started_.load();
   pthread_t thread;
   pthread_attr_t attributes;
   ::pthread_attr_init(&attributes);
@@ -333,7 +336,8 @@ Setup<void> Family::start_thread(void (Family::*body)(), const char* what) {
         const std::unique_ptr<Start> s(static_cast<Start*>(p));
         s->family->started_.fetch_add(1);
         s->family->started_.notify_all();
-        (s->family->*s->body)();
+        s->family->begun_.wait(false);
+        if (s->family->zygote_) (s->family->*s->body)();
         return nullptr;
       },
       start.get());
@@ -342,9 +346,13 @@ Setup<void> Family::start_thread(void (Family::*body)(), const char* what) {
   if (rc != 0) return setup_error(fmt::format("cannot start the thread that {}: {}", what, errno_text(rc)));
   (void)start.release();
   own_threads_.push_back(thread);
-  // libc makes calls at a thread's start (rseq) that the sentry's filter does not allow.
-  started_.wait(started);
   return {};
+}
+
+// Lets the threads go on, if there is a zygote, or end.
+void Family::begin() {
+  begun_.store(true);
+  begun_.notify_all();
 }
 
 void Family::reap() {
@@ -411,12 +419,12 @@ void Family::forget(Process& p) {
 // After all who use its processes. Its threads end with the last of them.
 Family::~Family() {
   stopping_ = true;
+  begin();
   wanted_.fetch_add(1, std::memory_order_release);
   wanted_.notify_one();
   if (own_threads_.size() > 1) ::pthread_join(own_threads_.back(), nullptr);
   ready_.clear();
-  if (!zygote_) return;
-  zygote_->kill();
+  if (zygote_) zygote_->kill();
   if (!own_threads_.empty()) ::pthread_join(own_threads_.front(), nullptr);
 }
 
@@ -426,40 +434,51 @@ int Family::done_fd() const {
 }
 
 Result<std::shared_ptr<Process>> Family::create_process() {
+  first_made_.wait(false, std::memory_order_acquire);
   std::shared_ptr<Process> p;
+  bool first;
   {
     SpinGuard guard(ready_lock_);
     if (!ready_.empty()) {
       p = std::move(ready_.back());
       ready_.pop_back();
     }
-    if (++created_ == 1) return clone_process();
+    first = std::exchange(created_one_, true) == false;
   }
-  wanted_.fetch_add(1, std::memory_order_release);
-  wanted_.notify_one();
+  if (!first) {
+    wanted_.fetch_add(1, std::memory_order_release);
+    wanted_.notify_one();
+  }
   if (p && !p->dead()) return p;
   return clone_process();
 }
 
 // The thread that makes processes ahead of use.
 void Family::raise() {
-  for (u32 wanted = 0;;) {
+  raise_to(1);
+  first_made_.store(true, std::memory_order_release);
+  first_made_.notify_all();
+  for (u32 wanted = 0; !stopping_;) {
     wanted_.wait(wanted, std::memory_order_acquire);
     wanted = wanted_.load(std::memory_order_acquire);
-    for (;;) {
-      if (stopping_) return;
-      {
-        SpinGuard guard(ready_lock_);
-        if (ready_.size() >= kReady) break;
-      }
-      auto p = clone_process();
-      if (!p) break;
-      auto thread = (*p)->take_thread();
-      if (!thread) break;
-      (*p)->give_back_thread(*thread);
+    raise_to(kReady);
+  }
+}
+
+// Sees to it that so many processes are ready.
+void Family::raise_to(size_t count) {
+  while (!stopping_) {
+    {
       SpinGuard guard(ready_lock_);
-      ready_.push_back(*std::move(p));
+      if (ready_.size() >= count) return;
     }
+    auto p = clone_process();
+    if (!p) return;
+    auto thread = (*p)->take_thread();
+    if (!thread) return;
+    (*p)->give_back_thread(*thread);
+    SpinGuard guard(ready_lock_);
+    ready_.push_back(*std::move(p));
   }
 }
 

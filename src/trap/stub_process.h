@@ -121,6 +121,8 @@ class Family {
   Setup<void> start_thread(void (Family::*body)(), const char* what);
   void reap();
   void raise();
+  void raise_to(size_t count);
+  void begin();
   Result<std::shared_ptr<Process>> clone_process();
   void ended(pid_t pid, int code, int status);
   void forget(Process& p);
@@ -130,16 +132,18 @@ class Family {
   CpuSet cpus_{};                         // that the sentry may use
   std::vector<hostio::HostFd> done_fds_;  // one a worker, and one for all other threads
   std::vector<pthread_t> own_threads_;    // of start_thread()
-  std::atomic<u32> started_{0};           // how many of them have begun
+  std::atomic<u32> started_{0};           // how many of them run
+  std::atomic<bool> begun_{false};        // they are to do their work
   std::atomic<bool> stopping_{false};     // they are to end
   std::unique_ptr<Process> zygote_;
 
   // Processes made ahead of use, each with a thread, by a thread of its own. An idle sandbox that never had more than
-  // one process has none.
+  // one process has none: the first is made while the sentry starts, more when a second one is asked for.
   static constexpr size_t kReady = 3;
   SpinLock ready_lock_;
   std::vector<std::shared_ptr<Process>> ready_;
-  u64 created_ = 0;
+  bool created_one_ = false;
+  std::atomic<bool> first_made_{false};
   std::atomic<u32> wanted_{0};  // changes when ready_ has become shorter
 
   SpinLock lock_;

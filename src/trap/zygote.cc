@@ -12,10 +12,14 @@
 #include <sys/rseq.h>
 #include <unistd.h>
 
-#include <cstring>
+#include <algorithm>
+#include <array>
 
+#include "core/check.h"
 #include "hostio/calls.h"
 #include "trap/stub_code.h"
+
+extern "C" const char __data_start[], _end[];  // by the linker
 
 namespace rf::trap {
 namespace {
@@ -36,6 +40,7 @@ struct Plan {
   int control;
   u64 command_offset, area;
   u64 handler, entry;
+  u64 rseq;  // the calling thread's, or 0
   sock_fprog filter;
 };
 
@@ -73,9 +78,7 @@ void drop_privilege() {
   // A session of its own: the terminal's signals are not for it.
   call(SYS_setsid);
   call(SYS_prctl, PR_SET_NAME, address("ringfence-stub"));
-  if (__rseq_size != 0)
-    call(SYS_rseq, address(__builtin_thread_pointer()) + static_cast<u64>(__rseq_offset), sizeof(struct rseq),
-         RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
+  if (plan.rseq != 0) call(SYS_rseq, plan.rseq, sizeof(struct rseq), RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
   set_signals(plan);
   map(plan, kText, kTextSize, Control::offset_of(kText), PROT_READ | PROT_EXEC);
   map(plan, kConst, kPageSize, Control::offset_of(kConst), PROT_READ);
@@ -88,17 +91,38 @@ void drop_privilege() {
   __builtin_unreachable();
 }
 
+// Variables and malloc's memory, which the zygote has no use for. What it does not get need not be copied when the
+// sentry next writes to it.
+void keep_from_fork(bool keep) {
+#ifndef __SANITIZE_ADDRESS__
+  const auto pages = [&](u64 start, u64 end) {
+    start = page_up(start), end = page_down(end);
+    if (start < end) (void)::madvise(reinterpret_cast<void*>(start), end - start, keep ? MADV_DONTFORK : MADV_DOFORK);
+  };
+  pages(address(__data_start), address(_end));
+  // The main thread's own block comes first in the heap of a static executable, and is used by the kernel (rseq).
+  constexpr u64 kThreadBlock = 4096;
+  pages(address(__builtin_thread_pointer()) + kThreadBlock, address(::sbrk(0)));
+#endif
+}
+
 }  // namespace
 
 Setup<pid_t> spawn_zygote(Control& control, u32 stub, u32 thread, const FilterProgram& filter) {
+  std::array<sock_filter, 128> on_stack;
+  RF_CHECK(filter.size() <= on_stack.size(), "the manager's filter is longer than expected");
+  std::ranges::copy(filter, on_stack.begin());
   Plan plan{control.fd(),
             Control::command_offset(stub),
             Control::area_address(thread),
             in_stub(reinterpret_cast<const void*>(&rf_trap_signal)),
             in_stub(rf_trap_zygote),
-            {static_cast<unsigned short>(filter.size()), const_cast<sock_filter*>(filter.data())}};
+            __rseq_size == 0 ? 0 : address(__builtin_thread_pointer()) + static_cast<u64>(__rseq_offset),
+            {static_cast<unsigned short>(filter.size()), on_stack.data()}};
+  keep_from_fork(true);
   const s64 pid = call(SYS_clone, CLONE_FILES | SIGCHLD);
   if (pid == 0) become_zygote(plan);
+  keep_from_fork(false);
   if (pid < 0)
     return setup_error(
         fmt::format("cannot make a process for guest code: {}; is there a limit on processes "

@@ -93,6 +93,7 @@ Result<Ref<MemoryManager>> MemoryManager::fork() {
   Ref<MemoryManager> child = TRY(create(env_));
   Impl& to = *child->impl_;
   {
+    TRY(to.space.reserve());
     std::lock_guard lock(impl_->map_lock);
     child->layout_ = layout_;
     to.limits = impl_->limits;

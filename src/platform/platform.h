@@ -87,6 +87,10 @@ class AddressSpace {
   // invalidation, and commit() is free. What is left to do is to unmap, or to destroy it.
   virtual void retire() {}
 
+  // Takes what guest code needs of the host to run in this space; without it, the first run() does. EAGAIN: the host,
+  // or the sandbox, has no more.
+  virtual Result<void> reserve() { return {}; }
+
   // Whether guest code sees what map() maps no sooner than at a fault or at commit(): a page may then be unmapped,
   // mapped anew and committed once.
   virtual bool maps_lazily() const { return false; }
@@ -117,6 +121,9 @@ class Context {
 
   // Makes the run() in progress, or the next one, return kInterrupted soon. Any thread.
   virtual void interrupt() = 0;
+  // The guest thread has become another program: the next run() is in another address space. `same_rights`: the new
+  // program may do no more than the old one, which may read all of it, so what is left of the old one may stay near.
+  virtual void become_program(bool same_rights) { (void)same_rights; }
   // The guest thread is about to end: what run() returns from here on matters no more. Any thread.
   virtual void discard() {}
 

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "fs/walk.h"
 #include "task/close.h"
 #include "task/kernel.h"
 #include "task/posix_timers.h"
@@ -73,6 +74,13 @@ mm::Limits memory_limits(const ThreadGroup& group) {
       .stack = soft(RLIMIT_STACK), .data = soft(RLIMIT_DATA), .as = soft(RLIMIT_AS), .memlock = soft(RLIMIT_MEMLOCK)};
 }
 
+// Whether code of the program that `task` runs now could do to the new one, and read of it, all that it likes anyhow.
+static bool has_same_rights(Task& task, const ExecCredentials& creds, fs::File& file) {
+  const fs::Credentials &before = *task.creds, &after = *creds.creds;
+  return !creds.secure && after.euid == before.euid && after.egid == before.egid &&
+         (after.permitted & ~before.permitted) == 0 && fs::inode_permission(task.fs_context(), file.inode(), R_OK);
+}
+
 Result<std::unique_ptr<ExecImage>> load_program(Task& task, ExecRequest r) {
   Program program = TRY(find_program(task, r));
   const bool nosuid = program.file->path().mount && (program.file->path().mount->flags & MS_NOSUID) != 0;
@@ -97,6 +105,7 @@ Result<std::unique_ptr<ExecImage>> load_program(Task& task, ExecRequest r) {
   load.randomize = (task.personality & ADDR_NO_RANDOMIZE) == 0 || creds.privileges_changed;
   image->loaded = TRY(mm::load_elf(*image->mm, load));
   image->mm->set_executable(program.file);
+  image->same_rights = has_same_rights(task, creds, *program.file);
   image->creds = std::move(creds.creds);
   image->privileges_changed = creds.privileges_changed;
   image->name = base_name(r.filename);
@@ -166,6 +175,7 @@ void become(Task& task, std::unique_ptr<ExecImage> image) {
     group.exit_signal = SIGCHLD;
   }
   set_start_registers(task, image->loaded);
+  task.context->become_program(image->same_rights);
   if (Ref<VforkLatch> latch = std::move(task.vfork_latch)) latch->release();
 }
 

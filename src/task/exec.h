@@ -20,6 +20,7 @@ struct ExecImage {
   Ref<fs::Credentials> creds;
   std::string name;  // comm
   bool privileges_changed = false;
+  bool same_rights = false;  // platform::Context::become_program()
 };
 
 struct ExecRequest {

@@ -142,9 +142,22 @@ void AddressSpace::drop_all() {
   if (auto r = process_->execute({&all, 1}, Process::Commands::kTakeAway); !r) process_->kill();
 }
 
+// The pages are about to be somebody else's. A thread of the process can have lied about having stopped, so it must not
+// have them any more.
 void AddressSpace::retire() {
   SpinGuard guard(lock_);
   retired_ = true;
+  if (!process_) return;
+  const Command all{SYS_munmap, {0, kGuestAddressLimit, 0, 0, 0, 0}};
+  if (process_->execute({&all, 1}, Process::Commands::kTakeAway)) return;
+  process_->kill();
+  process_->await_end();
+}
+
+Result<void> AddressSpace::reserve() {
+  SpinGuard guard(lock_);
+  if (!process_) process_ = TRY(family_->create_process());
+  return {};
 }
 
 platform::AddressSpace::Mapping AddressSpace::lookup(u64 va) const {
@@ -310,6 +323,7 @@ void AddressSpace::stop_patching() {
     patched_pages_.erase(va);
     add_mapping(va, PageMap::load(*e), commands);
   }
+  if (commands.empty()) return;
   if (auto r = process_->execute(commands); !r && errno_value(r.error()) == ENOMEM) drop_all();
 }
 

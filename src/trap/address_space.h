@@ -24,8 +24,8 @@ using platform::Phys;
 
 class AddressSpace final : public platform::AddressSpace {
  public:
-  AddressSpace(GuestMemory& memory, CodePatches& patches, std::shared_ptr<Process> process)
-      : memory_(memory), patches_(patches), process_(std::move(process)) {}
+  AddressSpace(GuestMemory& memory, CodePatches& patches, Family* family)
+      : memory_(memory), patches_(patches), family_(family) {}
 
   Result<void> map(u64 va, Phys phys, u64 len, platform::Prot prot) override;
   void unmap(u64 va, u64 len, platform::Invalidation& inval) override;
@@ -33,6 +33,7 @@ class AddressSpace final : public platform::AddressSpace {
   void commit(platform::Invalidation& inval) override;
   bool maps_lazily() const override { return true; }
   void retire() override;
+  Result<void> reserve() override;
   void set_vacancy_test(std::function<bool(u64 va, u64 len)> vacant) override { vacant_ = std::move(vacant); }
   void occupy(u64 va, u64 len) override;
   Mapping lookup(u64 va) const override;
@@ -58,7 +59,10 @@ class AddressSpace final : public platform::AddressSpace {
   u64 original_place(u64 rip);
   u64 patched_place(u64 rip);
 
+  // Null before reserve() or adopt().
   const std::shared_ptr<Process>& process() const { return process_; }
+  // Takes over the process of a retired address space.
+  void adopt(std::shared_ptr<Process> process) { process_ = std::move(process); }
 
  private:
   struct Range {
@@ -79,6 +83,7 @@ class AddressSpace final : public platform::AddressSpace {
 
   GuestMemory& memory_;
   CodePatches& patches_;
+  Family* const family_;
   std::shared_ptr<Process> process_;
   // Guards the entries' notes of what is installed, and the order of the stub process's mappings: held over host calls.
   mutable SpinLock lock_;

@@ -77,11 +77,19 @@ bool Context::bind(AddressSpace& space, const Registers& regs) {
   if (thread_ && process_ == space.process()) [[likely]]
     return true;
   sync_fp();
-  unbind();
-  auto thread = space.process()->take_thread();
-  if (!thread) return false;
-  process_ = space.process();
-  thread_ = *thread;
+  // That of the program before, if that was all that used it.
+  if (thread_ && keeps_process_ && !space.process() && process_.use_count() == 1 && process_->single_threaded() &&
+      !process_->ending()) {
+    space.adopt(process_);
+  } else {
+    unbind();
+    if (!space.reserve()) return false;
+    auto thread = space.process()->take_thread();
+    if (!thread) return false;
+    process_ = space.process();
+    thread_ = *thread;
+  }
+  keeps_process_ = false;
   space.install_early({regs.rip, regs.rsp, regs.fs_base});
   return true;
 }

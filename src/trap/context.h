@@ -24,6 +24,7 @@ class Context final : public platform::Context {
 
   platform::Exit run(platform::AddressSpace& as, Registers& regs) override;
   void interrupt() override;
+  void become_program(bool same_rights) override { keeps_process_ = same_rights; }
   void discard() override { discarded_.store(true, std::memory_order_relaxed); }
   void save_fp(std::span<std::byte> out) override;
   Result<void> load_fp(std::span<const std::byte> in) override;
@@ -58,6 +59,7 @@ class Context final : public platform::Context {
   std::atomic<bool> interrupted_{false}, discarded_{false};
   std::atomic<Worker*> running_on_{nullptr};
   std::shared_ptr<Process> process_;  // of thread_
+  bool keeps_process_ = false;        // the next address space may have it
   // System calls that trapped, by a hash of their addresses.
   struct Trapping {
     u64 rip = 0;

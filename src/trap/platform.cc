@@ -22,7 +22,7 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
 }
 
 Result<std::unique_ptr<platform::AddressSpace>> Platform::create_address_space() {
-  return std::make_unique<AddressSpace>(memory_, *patches_, TRY(family_->create_process()));
+  return std::make_unique<AddressSpace>(memory_, *patches_, family_.get());
 }
 
 Result<std::unique_ptr<platform::Context>> Platform::create_context() { return std::make_unique<Context>(*this); }

@@ -261,6 +261,11 @@ void Process::kill() {
   wake_manager();
 }
 
+void Process::await_end() const {
+  constexpr int kPause = 1;  // ms
+  while (!dead()) (void)hostio::host_call(SYS_poll, nullptr, 0, kPause);
+}
+
 // The host process has ended. On the reaper's thread.
 void Process::died() {
   dead_.store(true, std::memory_order_seq_cst);

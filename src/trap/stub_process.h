@@ -73,6 +73,10 @@ class Process {
   // The process can be trusted no more, or is wanted no more.
   void kill();
 
+  // Waits, on the host, until the host process of one that was killed is gone.
+  void await_end() const;
+  bool ending() const { return dead() || ending_; }
+
   bool dead() const { return dead_.load(std::memory_order_acquire); }
   pid_t pid() const { return pid_; }
   Control& control() const;

@@ -94,7 +94,9 @@ void drop_privilege() {
 // Variables and malloc's memory, which the zygote has no use for. What it does not get need not be copied when the
 // sentry next writes to it.
 void keep_from_fork(bool keep) {
-#ifndef __SANITIZE_ADDRESS__
+#ifdef __SANITIZE_ADDRESS__
+  return;  // whose code looks at variables of its own
+#endif
   const auto pages = [&](u64 start, u64 end) {
     start = page_up(start), end = page_down(end);
     if (start < end) (void)::madvise(reinterpret_cast<void*>(start), end - start, keep ? MADV_DONTFORK : MADV_DOFORK);
@@ -103,7 +105,6 @@ void keep_from_fork(bool keep) {
   // The main thread's own block comes first in the heap of a static executable, and is used by the kernel (rseq).
   constexpr u64 kThreadBlock = 4096;
   pages(address(__builtin_thread_pointer()) + kThreadBlock, address(::sbrk(0)));
-#endif
 }
 
 }  // namespace

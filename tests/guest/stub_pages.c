@@ -474,6 +474,43 @@ TEST(forge_whole_traps) {
   check_alive();
 }
 
+// A thread that says of itself that it has called exit_group, and runs on.
+_Noreturn static void live_on(volatile uint64_t* counter) {
+  const uint64_t area = own_area();
+  syscall(SYS_getppid);
+  FIELD32(area, kSigno) = SIGSYS;
+  FIELD(area, kAddress) = 0xc000003e;
+  FIELD(area, kRegs + 80) = SYS_exit_group;
+  FIELD(area, kRegs + 112) = 5;
+  const uint32_t before = __atomic_exchange_n((uint32_t*)area, kTrapped, __ATOMIC_SEQ_CST);
+  if (before >> 31) {
+    // The kernel sleeps until it is told.
+    __atomic_store_n((uint32_t*)area, before, __ATOMIC_SEQ_CST);
+    _exit(6);
+  }
+  for (;;) (*counter)++;
+}
+
+// What it can reach is not its any more when the parent hears of its end.
+TEST(memory_is_gone_before_the_end_is_known) {
+  need_stub();
+  volatile uint64_t* counter = mmap(NULL, kPage, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  CHECK(counter != MAP_FAILED);
+  int lived_on = 0;
+  for (int i = 0; i < 100 && lived_on < 10; i++) {
+    const pid_t child = CHECK_OK(fork());
+    if (child == 0) live_on(counter);
+    int status;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    const uint64_t at_end = *counter;
+    sleep_ms(10);
+    CHECK_EQ(*counter, at_end);
+    lived_on += WIFEXITED(status) && WEXITSTATUS(status) == 5;
+  }
+  CHECK(lived_on > 0);
+  check_alive();
+}
+
 // --- Hanging ------------------------------------------------------------------------------------------
 
 static void hang_in_futex(void* argument) {

@@ -127,9 +127,18 @@ void AddressSpace::commit(Invalidation& inval) {
   }
   pending_.clear();
   if (commands.empty() || retired_) return;
-  // ENOMEM: a mapping too many to split one.
-  if (auto r = process_->execute(commands, Process::Commands::kTakeAway); !r && errno_value(r.error()) == ENOMEM)
+  take_away(commands);
+}
+
+// Afterwards the process has less, or nothing, or is gone.
+void AddressSpace::take_away(std::span<const Command> commands) {
+  const auto r = process_->execute(commands, Process::Commands::kTakeAway);
+  if (r) return;
+  // ENOMEM: a mapping too many to split one. Else it has been killed, which takes its time.
+  if (errno_value(r.error()) == ENOMEM)
     drop_all();
+  else
+    process_->await_end();
 }
 
 // The stub process forgets all mappings; guest code faults them in again.
@@ -138,8 +147,15 @@ void AddressSpace::drop_all() {
                [&](u64, u64& entry) { PageMap::store(entry, PageMap::load(entry) & ~kInstalledAll); });
   patched_pages_.clear();
   trampolines_.clear();
+  empty_process();
+}
+
+// All of the guest's pages are taken from the process, or it is gone.
+void AddressSpace::empty_process() {
   const Command all{SYS_munmap, {0, kGuestAddressLimit, 0, 0, 0, 0}};
-  if (auto r = process_->execute({&all, 1}, Process::Commands::kTakeAway); !r) process_->kill();
+  if (process_->execute({&all, 1}, Process::Commands::kTakeAway)) return;
+  process_->kill();
+  process_->await_end();
 }
 
 // The pages are about to be somebody else's. A thread of the process can have lied about having stopped, so it must not
@@ -147,11 +163,7 @@ void AddressSpace::drop_all() {
 void AddressSpace::retire() {
   SpinGuard guard(lock_);
   retired_ = true;
-  if (!process_) return;
-  const Command all{SYS_munmap, {0, kGuestAddressLimit, 0, 0, 0, 0}};
-  if (process_->execute({&all, 1}, Process::Commands::kTakeAway)) return;
-  process_->kill();
-  process_->await_end();
+  if (process_) empty_process();
 }
 
 Result<void> AddressSpace::reserve() {
@@ -343,8 +355,7 @@ void AddressSpace::occupy(u64 va, u64 len) {
     commands.push_back({SYS_munmap, {it->first, kPageSize, 0, 0, 0, 0}});
     it = trampolines_.erase(it);
   }
-  if (auto r = process_->execute(commands, Process::Commands::kTakeAway); !r && errno_value(r.error()) == ENOMEM)
-    drop_all();
+  take_away(commands);
 }
 
 u64 AddressSpace::original_place(u64 rip) {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "core/spinlock.h"
@@ -80,6 +81,8 @@ class AddressSpace final : public platform::AddressSpace {
       patched_pages_.erase(va);
   }
   void drop_all();
+  void take_away(std::span<const Command> commands);
+  void empty_process();
 
   GuestMemory& memory_;
   CodePatches& patches_;

@@ -8,6 +8,7 @@
 
 #include "core/list.h"
 #include "core/spinlock.h"
+#include "core/time.h"
 #include "fs/inode.h"
 
 namespace rf::fs {
@@ -42,6 +43,8 @@ class Dentry final : public RefCounted, public ListNode<LruTag> {
   // What inode_ says, at hand for path walks.
   const u16 type_;  // 0 when negative
   bool revalidate_ = false;
+  // Where names are revalidated: the monotonic time at which the file system was last asked about this one. 0: never.
+  std::atomic<Nanos> held_at_{0};
   bool detached_ = false;
   // Guarded by the tree lock.
   bool cached_ = false;            // in the hash table and the LRU list, which hold a reference

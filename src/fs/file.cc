@@ -85,7 +85,7 @@ Result<size_t> File::write_at(const Context& ctx, mm::IoBuffer& src, u64& offset
   std::unique_lock<FiberRwMutex> append_guard;
   if (flags() & O_APPEND) {
     append_guard = std::unique_lock(i.lock);
-    offset = TRY(i.getattr(ctx)).size;
+    offset = TRY(size(ctx));
   }
   if (src.remaining() == 0) return size_t{0};
   u64 limit = std::min(ctx.file_size_limit, kMaxFileSize);
@@ -102,6 +102,8 @@ Result<size_t> File::write_at(const Context& ctx, mm::IoBuffer& src, u64& offset
   return n;
 }
 
+Result<u64> File::size(const Context& ctx) { return TRY(inode().getattr(ctx)).size; }
+
 Result<u64> File::seek(const Context& ctx, s64 offset, int whence) {
   if (!seekable()) return err(ESPIPE);
   FiberGuard guard(position_lock_);
@@ -113,14 +115,14 @@ Result<u64> File::seek(const Context& ctx, s64 offset, int whence) {
       base = static_cast<s64>(position_);
       break;
     case SEEK_END:
-      base = static_cast<s64>(TRY(inode().getattr(ctx)).size);
+      base = static_cast<s64>(TRY(size(ctx)));
       break;
     // All of a file is data, unless its type knows better.
     case SEEK_DATA:
     case SEEK_HOLE: {
-      s64 size = static_cast<s64>(TRY(inode().getattr(ctx)).size);
-      if (offset < 0 || offset >= size) return err(ENXIO);
-      return position_ = static_cast<u64>(whence == SEEK_DATA ? offset : size);
+      const s64 end = static_cast<s64>(TRY(size(ctx)));
+      if (offset < 0 || offset >= end) return err(ENXIO);
+      return position_ = static_cast<u64>(whence == SEEK_DATA ? offset : end);
     }
     default:
       return err(EINVAL);

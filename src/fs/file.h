@@ -110,6 +110,8 @@ class File : public RefCounted {
   void last_unref() override;
   // What a subclass does when the description goes (release in Linux's file_operations).
   virtual void release() {}
+  // The size that appends and SEEK_END go by; the default: the inode's.
+  virtual Result<u64> size(const Context& ctx);
 
   FiberMutex position_lock_;
   u64 position_ = 0;  // guarded by position_lock_

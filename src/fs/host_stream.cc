@@ -13,6 +13,7 @@
 
 #include "fs/dentry.h"
 #include "fs/devices.h"
+#include "fs/host_news.h"
 #include "fs/host_stream_internal.h"
 #include "fs/special_files.h"
 #include "mm/user_access.h"
@@ -108,6 +109,7 @@ Result<size_t> HostEnd::read_at(std::span<const iovec> iov, s64 offset) {
 }
 
 Result<size_t> HostEnd::write_at(std::span<const iovec> iov, s64 offset) {
+  HostNews::arrived();  // the file may be in a tree, too
   // The ring would hand a buffered write to a kernel thread on many file systems, at many times the cost of the write.
   if (total(iov) <= kDirectWrite) return hostio::pwritev2_now(fd(), iov, offset, 0);
   return hostio::writev(fd(), iov, offset);
@@ -116,13 +118,17 @@ Result<size_t> HostEnd::write_at(std::span<const iovec> iov, s64 offset) {
 Result<void> HostEnd::wait(EventMask events) {
   auto ready = restartable(hostio::poll(fd(), events, Interruptible::kYes));
   if (!ready) return err(ready.error());
+  HostNews::arrived();
   return {};
 }
 
 EventMask HostEnd::ready() const {
   if (!watch_) return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM;
   EventMask events = watch_->ready();
-  if (events & POLLIN) events |= POLLRDNORM;
+  if (events & POLLIN) {
+    HostNews::arrived();  // that there is something to read may be all that the guest wants to know
+    events |= POLLRDNORM;
+  }
   if (events & POLLOUT) events |= POLLWRNORM;
   return events;
 }
@@ -150,6 +156,7 @@ Result<size_t> HostStream::read_stream(const Context& ctx, mm::IoBuffer& dst) {
       if (!pinned && done > 0) return done;
       if (!pinned) return err(pinned.error());
       n = end_->try_read(pinned->iov());
+      if (n) HostNews::arrived();
       if (n) dst.advance(*n);
       // A regular file goes on to the end; everything else gives what it has.
       if (n && (!end_->regular() || *n < pinned->bytes())) return done + *n;

@@ -1,6 +1,7 @@
 #include <sys/sysmacros.h>
 
 #include "fs/host_attributes.h"
+#include "fs/host_news.h"
 #include "fs/host_stream_internal.h"
 
 namespace rf::fs {
@@ -30,6 +31,7 @@ Result<void> HostStreamInode::setattr(const Context&, const AttributeChange& cha
     if (!end_->allows(O_WRONLY)) return err(EACCES);
     if (!end_->regular()) return {};
     TRY(hostio::host_call(SYS_ftruncate, end_->fd(), change.size));
+    HostNews::arrived();
     if (pages_) pages_->unmap_mappings(page_up(change.size), ~u64{0}, true);
   }
   return {};

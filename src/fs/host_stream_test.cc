@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "core/test_scheduler.h"
+#include "fs/host_news.h"
 #include "fs/special_files.h"
 #include "fs/tty_fixture.h"
 
@@ -60,6 +61,23 @@ TEST_F(HostStreamTest, PipesPassBothWays) {
     out.close_read();
     EXPECT_EQ(send(*w, "x"), EPIPE);
     EXPECT_EQ(::fcntl(out.fds[1], F_GETFL) & O_NONBLOCK, 0) << "the host's description is as it was";
+  });
+}
+
+// By what the guest reads it may learn that the host has changed a file.
+TEST_F(HostStreamTest, DataIsNewsOfTheHost) {
+  run([&] {
+    HostPipe in;
+    Ref<File> r = stream(in.fds[0]);
+    for (const bool read : {true, false}) {
+      host_write(in.fds[1], "the file is there");
+      const Nanos before = monotonic_now();
+      if (read)
+        EXPECT_EQ(take(*r), "the file is there");
+      else
+        EXPECT_NE(r->poll() & POLLIN, 0u);
+      EXPECT_GE(HostNews::horizon(monotonic_now()), before) << (read ? "read" : "poll");
+    }
   });
 }
 

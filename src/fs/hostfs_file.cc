@@ -23,6 +23,8 @@ class HostFile final : public File {
   Result<void> fallocate(const Context&, int mode, u64 offset, u64 len) override;
 
  private:
+  // Asked anew each time: others may append, too.
+  Result<u64> size(const Context&) override { return TRY(HostFs::stat_fd(handle_->get())).stx_size; }
   Result<size_t> read_some(std::span<const iovec> iov, u64 offset);
   Result<size_t> write_some(std::span<const iovec> iov, u64 bytes, u64 offset);
   Result<size_t> read_small(mm::IoBuffer& dst, u64 offset);

@@ -2,19 +2,12 @@
 
 #include "fs/devices.h"
 #include "fs/host_attributes.h"
+#include "fs/host_news.h"
 #include "fs/hostfs_internal.h"
 #include "fs/special_files.h"
 #include "mm/mappable.h"
 
 namespace rf::fs {
-namespace {
-
-// How long attributes of a shared tree count without asking again: less than it takes the host to change a file and let
-// a guest know, long enough for the checks of one path walk to share one call.
-constexpr Nanos kFresh = 5'000;
-
-}  // namespace
-
 HostInode::HostInode(HostFs& fs, const struct ::statx& stx)
     : Inode(fs),
       id_(HostId::of(stx)),
@@ -173,13 +166,14 @@ void HostInode::forget_attributes() {
   SpinGuard guard(lock_);
   attributes_at_ = 0;
   forgotten_at_ = now;
+  if (!host_fs().exclusive()) HostNews::arrived();
 }
 
 Result<Attributes> HostInode::attributes() {
   const Nanos now = monotonic_now();
   {
     SpinGuard guard(lock_);
-    if (attributes_at_ != 0 && (host_fs().exclusive() || now - attributes_at_ < kFresh)) return attributes_;
+    if (attributes_at_ != 0 && (host_fs().exclusive() || attributes_at_ > HostNews::horizon(now))) return attributes_;
   }
   HandleRef handle = any_handle();
   if (!handle) handle = TRY(path_handle());

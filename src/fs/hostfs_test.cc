@@ -5,6 +5,7 @@
 
 #include <numeric>
 
+#include "fs/host_news.h"
 #include "fs/hostfs_fixture.h"
 
 namespace rf::fs {
@@ -92,21 +93,67 @@ TEST_F(HostFsTest, ReadOnlyTreeRefusesChanges) {
   });
 }
 
-TEST_F(HostFsTest, SharedTreeShowsChangesOfTheHost) {
+class SharedTreeTest : public HostFsTest {
+ protected:
+  // `told` runs after each of the host's changes; from then on they show.
+  void expect_changes_show(const std::function<void()>& told) {
+    host_put("/f", "one");
+    run([&] {
+      EXPECT_EQ(get("/f"), "one");
+      EXPECT_EQ(walk("/g"), ENOENT);
+      host_put("/g", "new");
+      told();
+      EXPECT_EQ(get("/g"), "new");
+      host_put("/f2", "another file");
+      ASSERT_EQ(::rename(host("/f2").c_str(), host("/f").c_str()), 0);
+      told();
+      EXPECT_EQ(get("/f"), "another file");
+      EXPECT_EQ(stat("/f").size, 12u);
+      ::unlink(host("/f").c_str());
+      told();
+      EXPECT_EQ(walk("/f"), ENOENT);
+      ::mkdir(host("/f").c_str(), 0755);
+      told();
+      EXPECT_EQ(stat("/f").mode & S_IFMT, unsigned{S_IFDIR});
+      ::chmod(host("/f").c_str(), 0700);
+      told();
+      EXPECT_EQ(stat("/f").mode & 07777, 0700u);
+    });
+  }
+};
+
+TEST_F(SharedTreeTest, ShowsChangesOfTheHostAfterNews) { expect_changes_show(HostNews::arrived); }
+
+TEST_F(SharedTreeTest, ShowsChangesOfTheHostAfterAWhile) {
+  expect_changes_show([] { sleep_until(monotonic_now() + 2 * HostNews::kBelieved, Interruptible::kNo); });
+}
+
+TEST_F(SharedTreeTest, OneChangeOfTheHostMakesEverythingBeAskedForAnew) {
   host_put("/f", "one");
+  host_put("/done", "");
   run([&] {
-    EXPECT_EQ(get("/f"), "one");
-    EXPECT_EQ(walk("/g"), ENOENT);
-    host_put("/g", "new");
-    EXPECT_EQ(get("/g"), "new");
-    host_put("/f2", "another file");
-    ASSERT_EQ(::rename(host("/f2").c_str(), host("/f").c_str()), 0);
-    EXPECT_EQ(get("/f"), "another file");
-    EXPECT_EQ(stat("/f").size, 12u);
-    ::unlink(host("/f").c_str());
-    EXPECT_EQ(walk("/f"), ENOENT);
-    ::mkdir(host("/f").c_str(), 0755);
-    EXPECT_EQ(stat("/f").mode & S_IFMT, unsigned{S_IFDIR});
+    EXPECT_EQ(stat("/f").size, 3u);
+    EXPECT_EQ(walk("/done"), 0);
+    sleep_until(monotonic_now() + 2 * HostNews::kBelieved, Interruptible::kNo);
+    EXPECT_EQ(stat("/f").size, 3u);  // counts for a while from here
+    host_put("/f", "longer");
+    ::unlink(host("/done").c_str());
+    // Long not looked at, hence asked for.
+    EXPECT_EQ(walk("/done"), ENOENT);
+    EXPECT_EQ(stat("/f").size, 6u);
+  });
+}
+
+TEST_F(SharedTreeTest, AppendsGoToTheEndThatTheHostSees) {
+  read_only_ = false;
+  host_put("/log", "a");
+  run([&] {
+    Ref<File> f = open("/log", O_WRONLY | O_APPEND);
+    EXPECT_EQ(stat("/log").size, 1u);
+    std::ofstream(host("/log"), std::ios::app) << "bc";
+    EXPECT_EQ(write(*f, "d").value(), 1u);
+    EXPECT_EQ(host_get("/log"), "abcd");
+    EXPECT_EQ(f->seek(ctx(), 0, SEEK_END).value(), 4u);
   });
 }
 

@@ -4,6 +4,8 @@
 #include <linux/openat2.h>
 #include <unistd.h>
 
+#include "fs/host_news.h"
+
 namespace rf::fs {
 namespace {
 
@@ -58,6 +60,12 @@ bool Walker::peek(Component& c, std::string_view& after) const {
     c = {rest_.substr(0, n), after.empty(), true};
   }
   return true;
+}
+
+// Taken once: what comes in during the walk the caller cannot know of.
+Nanos Walker::horizon() {
+  if (horizon_ == 0) horizon_ = HostNews::horizon(monotonic_now());
+  return horizon_;
 }
 
 void Walker::stop_at(const Component& c) {
@@ -118,7 +126,7 @@ Result<bool> Walker::advance_cached(Stop stop, bool follow) {
       }
     } else if (c.name != ".") {
       next = cache.find(*dentry, c.name);
-      if (!next || DentryCache::revalidated(*next)) break;
+      if (!next || (DentryCache::revalidated(*next) && !DentryCache::held_after(*next, horizon()))) break;
       DentryCache::mark_used(*next);
       if (DentryCache::type_of(*next) == 0) {
         result = err(ENOENT);
@@ -266,7 +274,9 @@ Result<void> Walker::follow_last(const Ref<Dentry>& link, bool& done) {
 Result<Ref<Dentry>> Walker::look_up(const Context& ctx, const Ref<Dentry>& dir, std::string_view name) {
   if (name.size() > NAME_MAX) return err(ENAMETOOLONG);
   Ref<Dentry> cached = DentryCache::get().lookup(*dir, name);
-  if (cached && !DentryCache::revalidated(*cached)) return cached;
+  if (cached && (!DentryCache::revalidated(*cached) ||
+                 DentryCache::held_after(*cached, HostNews::horizon(monotonic_now()))))
+    return cached;
   Inode& inode = *dir->inode();
   std::shared_lock guard(inode.lock);
   return look_up_locked(ctx, dir, name);
@@ -278,13 +288,22 @@ Result<Ref<Dentry>> Walker::look_up_locked(const Context& ctx, const Ref<Dentry>
   Inode& inode = *dir->inode();
   if (!inode.is_dir()) return err(ENOTDIR);
   if (Ref<Dentry> cached = cache.lookup(*dir, name)) {
-    if (!DentryCache::revalidated(*cached) || inode.revalidate(ctx, name, cached->inode().get())) return cached;
+    if (!DentryCache::revalidated(*cached)) return cached;
+    const Nanos now = monotonic_now();
+    if (inode.revalidate(ctx, name, cached->inode().get())) {
+      DentryCache::note_held(*cached, now);
+      return cached;
+    }
     cache.remove(*cached);
+    HostNews::arrived();  // where one thing has changed others have
   }
   if (dir->unlinked()) return err(ENOENT);
+  const Nanos now = inode.fs().needs_revalidation() ? monotonic_now() : 0;
   auto found = inode.lookup(ctx, name);
   if (!found && found.error() != Errno{ENOENT}) return err(found.error());
-  return cache.insert(dir, name, found ? *std::move(found) : nullptr);
+  Ref<Dentry> entry = cache.insert(dir, name, found ? *std::move(found) : nullptr);
+  if (now != 0) DentryCache::note_held(*entry, now);
+  return entry;
 }
 
 }  // namespace rf::fs

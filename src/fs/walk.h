@@ -61,6 +61,8 @@ class Walker {
   // Walks over what the cache answers; returns true when it has arrived.
   Result<bool> advance_cached(Stop stop, bool follow);
   Result<bool> step(const Component& c, std::string_view after, bool follow);
+  // Revalidated entries that held after this count as they are.
+  Nanos horizon();
   void stop_at(const Component& c);
   void dot_dot(Mount*& mount, Dentry*& dentry, int& error) const;
   Result<void> jump_to_root();
@@ -76,6 +78,7 @@ class Walker {
   std::string_view rest_;
   std::string buffer_;  // holds rest_ once a symlink was followed
   int links_ = 0;
+  Nanos horizon_ = 0;
   Last last_;
 };
 

@@ -16,6 +16,7 @@
 
 #include "core/fault.h"
 #include "core/scheduler.h"
+#include "fs/host_news.h"
 #include "fs/special_files.h"
 #include "fs/tty.h"
 #include "hostio/calls.h"
@@ -280,6 +281,7 @@ void Sandbox::forward_signals() {
 }
 
 void Sandbox::forward_signal(int sig, bool from_terminal) {
+  fs::HostNews::arrived();
   asked_to_stop_ = sig == SIGTSTP;
   // What the host's terminal sends is for who is in the foreground there; what a process sends, for the command.
   Ref<fs::Tty> terminal = from_terminal ? fs::host_terminal() : nullptr;

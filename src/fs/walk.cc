@@ -274,8 +274,8 @@ Result<void> Walker::follow_last(const Ref<Dentry>& link, bool& done) {
 Result<Ref<Dentry>> Walker::look_up(const Context& ctx, const Ref<Dentry>& dir, std::string_view name) {
   if (name.size() > NAME_MAX) return err(ENAMETOOLONG);
   Ref<Dentry> cached = DentryCache::get().lookup(*dir, name);
-  if (cached && (!DentryCache::revalidated(*cached) ||
-                 DentryCache::held_after(*cached, HostNews::horizon(monotonic_now()))))
+  if (cached &&
+      (!DentryCache::revalidated(*cached) || DentryCache::held_after(*cached, HostNews::horizon(monotonic_now()))))
     return cached;
   Inode& inode = *dir->inode();
   std::shared_lock guard(inode.lock);

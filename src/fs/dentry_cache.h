@@ -36,7 +36,9 @@ class DentryCache {
   static u16 type_of(const Dentry& d) { return d.type_; }
   static bool revalidated(const Dentry& d) { return d.revalidate_; }
   // Whether such an entry was found to hold later than at `horizon`.
-  static bool held_after(const Dentry& d, Nanos horizon) { return d.held_at_.load(std::memory_order_relaxed) > horizon; }
+  static bool held_after(const Dentry& d, Nanos horizon) {
+    return d.held_at_.load(std::memory_order_relaxed) > horizon;
+  }
   static void note_held(Dentry& d, Nanos when) { d.held_at_.store(when, std::memory_order_relaxed); }
   static void mark_used(Dentry& d) {
     if (!d.used_.load(std::memory_order_relaxed)) d.used_.store(true, std::memory_order_relaxed);

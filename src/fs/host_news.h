@@ -1,9 +1,9 @@
 // How long the sentry believes what it has learnt of a host tree that others change, too.
 //
-// Names and attributes count for kBelieved, or until news: something came in from outside (bytes on a stream, a signal),
-// or the sandbox itself changed a host tree (which other mounts may show as well). So a guest that has been told of a
-// change by whoever made it sees the change; one that only looks again and again sees it kBelieved later. What a file
-// holds is never kept: reads ask the host or its page cache.
+// Names and attributes count for kBelieved, or until news: something came in from outside (bytes on a stream, a
+// signal), or the sandbox itself changed a host tree (which other mounts may show as well). So a guest that has been
+// told of a change by whoever made it sees the change; one that only looks again and again sees it kBelieved later.
+// What a file holds is never kept: reads ask the host or its page cache.
 #pragma once
 
 #include <atomic>

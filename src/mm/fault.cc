@@ -25,7 +25,7 @@ constexpr u64 kAnonAroundMax = 512;
 constexpr u64 kAnonAroundLazyMax = 64;
 constexpr u64 kFileAround = 512;
 constexpr u64 kCopyAround = 4;
-constexpr u64 kCopyAroundSmallVma = 16, kCopyAroundLazy = 16;
+constexpr u64 kCopyAroundSmallVma = 16, kCopyAroundLazy = 16, kCopyAroundLazyMax = 64;
 constexpr u64 kSmallVma = 256 << 10;
 constexpr u64 kCopyOnReadVma = 64 << 10;
 // Around a write to a page shared after fork: copies cost memory, widening the rights of pages that are nobody
@@ -187,8 +187,13 @@ MemoryManager::Impl::Fault MemoryManager::Impl::fault_file_read(Vma& v, UserAddr
 }
 
 // What is copied at once around a write to a private file mapping.
-std::pair<UserAddr, UserAddr> MemoryManager::Impl::copy_window(const Vma& v, UserAddr page) const {
-  u64 want = v.length() <= kSmallVma ? kCopyAroundSmallVma : space.maps_lazily() ? kCopyAroundLazy : kCopyAround;
+std::pair<UserAddr, UserAddr> MemoryManager::Impl::copy_window(Vma& v, UserAddr page) const {
+  u64 want = v.length() <= kSmallVma ? kCopyAroundSmallVma : kCopyAround;
+  if (space.maps_lazily()) {
+    const u64 before = v.around_pages.load(std::memory_order_relaxed);
+    want = std::clamp(before * 2, kCopyAroundLazy, kCopyAroundLazyMax);
+    v.around_pages.store(static_cast<u32>(want), std::memory_order_relaxed);
+  }
   if (v.has(kVmaRandom) || scarce(want)) want = 1;
   return window(v, page, want);
 }

@@ -159,7 +159,7 @@ struct MemoryManager::Impl {
   Fault fault_anonymous(Vma& v, UserAddr page, u64 limit_pages);
   Fault fault_file_read(Vma& v, UserAddr page, u64 limit_pages);
   Fault fault_file_copy(Vma& v, UserAddr page);
-  std::pair<UserAddr, UserAddr> copy_window(const Vma& v, UserAddr page) const;
+  std::pair<UserAddr, UserAddr> copy_window(Vma& v, UserAddr page) const;
   Result<PageEntry> pin_around(const Vma& v, UserAddr page, Hole hole);
   Fault fault_present(Vma& v, UserAddr page, Access access, const platform::AddressSpace::Mapping& mapping);
   Fault break_cow(Vma& v, UserAddr page);

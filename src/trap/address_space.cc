@@ -220,7 +220,7 @@ void AddressSpace::add_mapping(u64 va, u64 entry, std::vector<Command>& commands
   const u64 before = (place - first) << kPageShift;
   // Pages that are written are about to be: fill the host's tables in at once, unless they are many and not written one
   // after another. Others are perhaps a file's, and many.
-  constexpr u64 kFew = 16;
+  constexpr u64 kFew = 64;
   const bool soon = (rights & kWrite) && (end - first <= kFew || first == place);
   const u64 populate = soon && !GuestMemory::in_window(phys) ? MAP_POPULATE : 0;
   const u64 start = va - before, len = (end - first) << kPageShift;

@@ -7,7 +7,10 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cstring>
+#include <type_traits>
 
 #include "core/check.h"
 #include "core/cycles.h"
@@ -31,6 +34,8 @@ constexpr u64 kUserFlags = 0x50dd5 | 0x200000;
 constexpr u64 kFixedFlags = 0x202;  // IF and the bit that is always set
 
 constexpr u64 kTrapFlag = 0x100;
+// What POPF sets as IRET does: ID OF DF SF ZF AF PF CF, and kFixedFlags.
+constexpr u64 kFlagsOfPopf = 0x200000 | 0xcd5 | kFixedFlags;
 
 constexpr u8 kGeneralProtection = 13, kPageFault = 14;
 // Page-fault error code bits.
@@ -48,6 +53,13 @@ bool canonical(u64 va) { return static_cast<u64>(static_cast<s64>(va << 16) >> 1
 template <class T>
 T once(const T& field) {
   return std::atomic_ref(const_cast<T&>(field)).load(std::memory_order_relaxed);
+}
+
+// Writes what is not there already.
+template <class T>
+void set(T& field, std::type_identity_t<T> value) {
+  std::atomic_ref f(field);
+  if (f.load(std::memory_order_relaxed) != value) f.store(value, std::memory_order_relaxed);
 }
 
 Exit exception(int signo, int code, u64 address, u64 vector, u64 error) {
@@ -172,7 +184,7 @@ void Context::interrupt() {
 // Hands the guest's state to the stub thread and lets it go on.
 void Context::put(const Registers& regs) {
   Area& a = area();
-  std::memcpy(a.regs, &regs, sizeof regs);
+  put_registers(regs);
   u32 action = 0;
   // A guest that has a GS base of its own gets it, else the thread's points to its Area.
   const u64 gs_base = regs.gs_base ? regs.gs_base : a.self;
@@ -181,6 +193,7 @@ void Context::put(const Registers& regs) {
     a.gs_base = thread_->gs_base = gs_base;
     action = kSetBases;
   }
+  if (gs_base == a.self && (regs.eflags & ~kFlagsOfPopf) == 0) action |= kByJump;
   if (thread_->move_away) [[unlikely]] {
     thread_->move_away = false;
     thread_->kept_off = process_->cpus_but(::sched_getcpu(), a.cpus);
@@ -192,14 +205,14 @@ void Context::put(const Registers& regs) {
   const u64 va = Control::area_address(thread_->index);
   switch (fp_where_) {
     case Fp::kLive:
-      a.fp_load = 0;
+      set(a.fp_load, 0);
       break;
     case Fp::kImage:
-      a.fp_load = va + fp_image_;
+      set(a.fp_load, va + fp_image_);
       break;
     case Fp::kHere:
       std::memcpy(reinterpret_cast<std::byte*>(&a) + kFpOffset, fp_.get(), platform_.capabilities().fp_size);
-      a.fp_load = va + kFpOffset;
+      set(a.fp_load, va + kFpOffset);
       fp_where_ = Fp::kImage;
       fp_image_ = kFpOffset;
       break;
@@ -210,21 +223,20 @@ void Context::put(const Registers& regs) {
 void Context::resume(u32 action) {
   Area& a = area();
   thread_->begin_to_run();
-  a.action = action;
+  set(a.action, action);
   const u64 now = cycles();
   const Seat& seat = platform_.seat(Worker::current()->index());
   sentry_patience_.waited(now - stopped_at_);
-  a.step_aside = thread_->same_core != 0;
-  a.spin_cycles = seat.stubs_crowded(now) ? 0 : sentry_patience_.cycles();
+  set(a.step_aside, thread_->same_core != 0);
+  set(a.spin_cycles, seat.stubs_crowded(now) ? 0 : sentry_patience_.cycles());
   std::atomic_ref(a.state).store(kRunning, std::memory_order_relaxed);
   process_->wake(*thread_, 0);
 }
 
 // Waits until the stub thread stops; stops it if the worker is kicked. kRunning: it does not answer the kick.
 u32 Context::await(Seat& seat) {
-  u32& state = area().state;
   if (process_->dead()) return kDead;
-  u32 s = seat.wait(state, guest_patience_, thread_->same_core != 0, kNever);
+  u32 s = seat.wait(area(), guest_patience_, thread_->same_core != 0, kNever);
   stopped_at_ = cycles();
   if (s != kRunning) [[likely]] {
     process_->waits(*thread_);
@@ -240,7 +252,7 @@ u32 Context::await(Seat& seat) {
   thread_->let_go = thread_->kept_off;
   process_->kick(*thread_);
   seat.arm();
-  s = seat.wait(state, guest_patience_, true, monotonic_now() + kKickAgain);
+  s = seat.wait(area(), guest_patience_, true, monotonic_now() + kKickAgain);
   if (process_->dead()) return kDead;
   return s;
 }
@@ -258,7 +270,7 @@ u32 Context::await_late(bool kick) {
     else if (kick)
       process_->kick(*thread_);
     Seat quiet;  // kicks are for who runs guest code
-    s = quiet.wait(area().state, guest_patience_, true, monotonic_now() + kLook);
+    s = quiet.wait(area(), guest_patience_, true, monotonic_now() + kLook);
   }
   return process_->dead() ? u32{kDead} : s;
 }
@@ -276,6 +288,15 @@ void Context::part() {
   t.move_pause = stopped_at_ > t.next_move + kMost ? kLeast : std::min(2 * t.move_pause, kMost);
   t.next_move = stopped_at_ + t.move_pause;
   t.move_away = true;
+}
+
+// As they seldom change all of them, calls are faster if what is the same is not written: the lines of the Area that hold
+// it stay with the other core.
+void Context::put_registers(const Registers& regs) {
+  constexpr size_t kWords = offsetof(Registers, fs_base) / sizeof(u64);
+  const auto words = std::bit_cast<std::array<u64, sizeof(Registers) / sizeof(u64)>>(regs);
+  u64* const to = area().regs;
+  for (size_t i = 0; i < kWords; ++i) set(to[i], words[i]);
 }
 
 // What of a trap's registers the guest can have changed.
@@ -390,7 +411,7 @@ void Context::sync_fp() {
     image = kFpOffset;
     resume(kSaveFp);
     Seat quiet;  // kicks are for who runs guest code
-    u32 s = quiet.wait(area().state, guest_patience_, true, monotonic_now() + kKickAgain);
+    u32 s = quiet.wait(area(), guest_patience_, true, monotonic_now() + kKickAgain);
     if (s == kRunning) s = await_late(false);
     process_->waits(*thread_);
     if (s != kFpSaved) {

@@ -51,6 +51,7 @@ class Context final : public platform::Context {
   u32 await_late(bool kick);
   platform::Exit stopped(u32 state, AddressSpace& space, Registers& regs);
   std::optional<platform::Exit> trapped(Registers& regs);
+  void put_registers(const Registers& regs);
   void take_registers(Registers& regs);
   void take_fp_image();
   void sync_fp();

@@ -15,15 +15,16 @@
 
 // Offsets in Area that stub.S uses; checked below.
 #define RF_AREA_STATE 0
-#define RF_AREA_KICK_PENDING 68
-#define RF_AREA_FP_LOAD 80
+#define RF_AREA_ACTION 64
+#define RF_AREA_FP_LOAD 72
 #define RF_AREA_SELF 128
 #define RF_AREA_STACK_TOP 136
-#define RF_AREA_REGS 192
-#define RF_AREA_IRET 448
-#define RF_AREA_ALT_STACK 512
-#define RF_AREA_SIGNAL_MASK 536
-#define RF_AREA_RSEQ 672
+#define RF_AREA_KICK_PENDING 164
+#define RF_AREA_REGS 256
+#define RF_AREA_IRET 512
+#define RF_AREA_ALT_STACK 576
+#define RF_AREA_SIGNAL_MASK 600
+#define RF_AREA_RSEQ 736
 #define RF_AREA_SIZE 0x10000
 
 // Registers in Area::regs, in the order of user_regs_struct.
@@ -48,6 +49,8 @@
 #define RF_REG_EFLAGS 144
 #define RF_REG_RSP 152
 #define RF_REG_SS 160
+
+#define RF_ACTION_JUMP 8
 
 #define RF_STUB_TEXT 0x700000001000
 #define RF_STUB_CONST 0x700000100000
@@ -90,15 +93,14 @@ inline constexpr u64 kAreaSize = RF_AREA_SIZE;
 inline constexpr u32 kMaxThreads = (kStubEnd - kAreas) / kAreaSize;  // in a sandbox, over all stub processes
 inline constexpr u32 kMaxStubs = kMaxThreads;
 
-// Area::state, a futex word that the sentry waits on. The stub thread sets it to say why it stopped.
+// Area::state. The stub thread sets it to say why it stopped.
 enum State : u32 {
-  kRunning = 0,             // set by the sentry before it resumes the thread
-  kTrapped = 1,             // a signal stopped it: regs and the fields behind them are set
-  kCalled = 2,              // a system call through a trampoline: regs are set, vector state is live
-  kNotStarted = 3,          // kicked before it was back in guest code: regs are those that the sentry set
-  kFpSaved = 4,             // the answer to kSaveFp
-  kDead = 5,                // the process is gone; set by the sentry
-  kSentryWaits = 1u << 31,  // the sentry sleeps on the word
+  kRunning = 0,     // set by the sentry before it resumes the thread
+  kTrapped = 1,     // a signal stopped it: regs and the fields behind them are set
+  kCalled = 2,      // a system call through a trampoline: regs are set, vector state is live
+  kNotStarted = 3,  // kicked before it was back in guest code: regs are those that the sentry set
+  kFpSaved = 4,     // the answer to kSaveFp
+  kDead = 5,        // the process is gone; set by the sentry
 };
 
 // Area::action: what a resumed thread does first; then it goes back to guest code unless kSaveFp is among it.
@@ -106,6 +108,8 @@ enum Action : u32 {
   kSetBases = 1,  // FS and GS base
   kSaveFp = 2,    // store the vector state in Area::fp, and wait again
   kMove = 4,      // run on Area::cpus from here on
+  // The way back may be a jump: GS base is the Area's, and no flag is set that only IRET can set.
+  kByJump = RF_ACTION_JUMP,
 };
 
 // A thread's wake word changes when the sentry wants something of it: to do as Area::action says, or, if this bit is
@@ -126,26 +130,28 @@ struct CpuSet {
 struct Area {
   u32 state;
   u32 pad0[15];
-  // From the sentry.
+  // From the sentry, which leaves alone what need not change.
   u32 action;
-  u32 kick_pending;  // a kick found the thread in the stub's own code
-  u32 step_aside;    // another thread was resumed by the same worker: its core is perhaps this thread's
-  u32 pad1;
-  u64 fp_load;  // address of an XSAVE image to be loaded before guest code goes on, or 0
+  u32 step_aside;  // another thread was resumed by the same worker: its core is perhaps this thread's
+  u64 fp_load;     // address of an XSAVE image to be loaded before guest code goes on, or 0
   u64 fs_base, gs_base;
   u64 spin_cycles;  // how long to look for the next resumption before going to sleep
-  u64 pad2[2];
+  u64 pad1[3];
   // Set once.
   u64 self;
   u64 stack_top;
   u64 wake_word;
   u64 wake_base;
   // The thread's own.
-  u32 last_wake;  // the wake word when it was last resumed
-  u32 sleeping;   // it waits for its wake word in the kernel
+  u32 last_wake;     // the wake word when it was last resumed
+  u32 kick_pending;  // a kick found the thread in the stub's own code
   u32 tid;
-  u32 crowded;  // a yield took kLongYieldCycles
-  u32 pad3[4];
+  u32 pad2[5];
+  // Looked at by the other side at each call, and seldom changed.
+  u32 sleeping;       // the thread waits for its wake word in the kernel
+  u32 crowded;        // a yield of the thread's took kLongYieldCycles
+  u32 sentry_sleeps;  // a futex word: the sentry waits for state in the kernel. Who wakes it makes it 0 first
+  u32 pad3[13];
   u64 regs[27];
   // Of a signal: kTrapped.
   u32 signo;
@@ -219,6 +225,7 @@ struct ConstPage {
 static_assert(offsetof(Area, state) == RF_AREA_STATE && offsetof(Area, kick_pending) == RF_AREA_KICK_PENDING);
 static_assert(offsetof(Area, fp_load) == RF_AREA_FP_LOAD && offsetof(Area, self) == RF_AREA_SELF);
 static_assert(offsetof(Area, stack_top) == RF_AREA_STACK_TOP && offsetof(Area, regs) == RF_AREA_REGS);
+static_assert(offsetof(Area, action) == RF_AREA_ACTION);
 static_assert(offsetof(Area, iret) == RF_AREA_IRET && offsetof(Area, alt_stack) == RF_AREA_ALT_STACK);
 static_assert(offsetof(Area, signal_mask) == RF_AREA_SIGNAL_MASK && sizeof(Area) <= kFpOffset);
 static_assert(offsetof(Area, rseq) == RF_AREA_RSEQ && sizeof(Area::rseq) == 32);

@@ -11,22 +11,19 @@ namespace rf::trap {
 void Seat::on_kick_signal() noexcept {
   kicked_.store(true, std::memory_order_relaxed);
   // If the worker is about to sleep, the changed word keeps it from it.
-  if (u32* word = word_.load(std::memory_order_relaxed)) {
-    u32 expected = kSentryWaits;
-    std::atomic_ref(*word).compare_exchange_strong(expected, kRunning, std::memory_order_seq_cst);
-  }
+  if (u32* word = word_.load(std::memory_order_relaxed)) std::atomic_ref(*word).store(0, std::memory_order_seq_cst);
 }
 
-u32 Seat::wait(u32& word, Patience& patience, bool same_core, Nanos deadline) {
+u32 Seat::wait(Area& area, Patience& patience, bool same_core, Nanos deadline) {
   const u64 begin = cycles();
-  const u32 s = wait_from(begin, word, patience.cycles(), same_core ? kGlanceCycles : kLookCycles, deadline);
+  const u32 s = wait_from(begin, area, patience.cycles(), same_core ? kGlanceCycles : kLookCycles, deadline);
   patience.waited(cycles() - begin);
   return s;
 }
 
 // Between looks the worker yields: the thread that it waits for may be on this very core.
-u32 Seat::wait_from(u64 begin, u32& word, u64 spin_cycles, u64 look_cycles, Nanos deadline) {
-  std::atomic_ref<u32> state(word);
+u32 Seat::wait_from(u64 begin, Area& area, u64 spin_cycles, u64 look_cycles, Nanos deadline) {
+  std::atomic_ref<u32> state(area.state);
   for (u64 now = begin;;) {
     const u64 yield_at = now + look_cycles;
     do {
@@ -43,24 +40,22 @@ u32 Seat::wait_from(u64 begin, u32& word, u64 spin_cycles, u64 look_cycles, Nano
     if (now - yielded > kLongYieldCycles) crowd_.seen(now);
   }
 
-  word_.store(&word, std::memory_order_relaxed);
+  std::atomic_ref<u32> sleeps(area.sentry_sleeps);
+  word_.store(&area.sentry_sleeps, std::memory_order_relaxed);
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  u32 s = kRunning;
   while (!kicked()) {
-    s = kRunning;
-    if (!state.compare_exchange_strong(s, kSentryWaits, std::memory_order_seq_cst) && s != kSentryWaits) break;
+    sleeps.store(1, std::memory_order_seq_cst);
+    if (state.load(std::memory_order_seq_cst) != kRunning || kicked()) break;
     timespec until_time{deadline / kNanosPerSecond, deadline % kNanosPerSecond};
-    (void)hostio::host_call(SYS_futex, &word, FUTEX_WAIT_BITSET, kSentryWaits,
+    (void)hostio::host_call(SYS_futex, &area.sentry_sleeps, FUTEX_WAIT_BITSET, 1,
                             deadline == kNever ? nullptr : &until_time, nullptr, FUTEX_BITSET_MATCH_ANY);
-    s = state.load(std::memory_order_acquire);
-    if (s != kRunning && s != kSentryWaits) break;
+    if (state.load(std::memory_order_acquire) != kRunning) break;
     if (deadline != kNever && monotonic_now() >= deadline) break;
   }
   std::atomic_signal_fence(std::memory_order_seq_cst);
   word_.store(nullptr, std::memory_order_relaxed);
-  s = kSentryWaits;
-  if (state.compare_exchange_strong(s, kRunning, std::memory_order_seq_cst)) return kRunning;
-  return s;
+  sleeps.store(0, std::memory_order_relaxed);
+  return state.load(std::memory_order_acquire);
 }
 
 }  // namespace rf::trap

@@ -48,10 +48,10 @@ class Seat final : public GuestKicker {
   void arm() { kicked_.store(false, std::memory_order_relaxed); }
   bool kicked() const { return kicked_.load(std::memory_order_relaxed); }
 
-  // Waits until *word is neither kRunning nor kSentryWaits, and returns it; or until the worker is kicked or `deadline`
-  // passes, and returns kRunning.
+  // Waits until the state of `area` is not kRunning, and returns it; or until the worker is kicked or `deadline` passes,
+  // and returns kRunning.
   // `same_core`: the thread that is to answer was last seen on this core.
-  u32 wait(u32& word, Patience& patience, bool same_core, Nanos deadline);
+  u32 wait(Area& area, Patience& patience, bool same_core, Nanos deadline);
 
   // A stub thread has stopped that the worker had resumed: sees from its Area whether its core is crowded.
   void stopped(Area& area) {
@@ -70,7 +70,7 @@ class Seat final : public GuestKicker {
   }
 
  private:
-  u32 wait_from(u64 begin, u32& word, u64 spin_cycles, u64 look_cycles, Nanos deadline);
+  u32 wait_from(u64 begin, Area& area, u64 spin_cycles, u64 look_cycles, Nanos deadline);
 
   Crowd crowd_, stub_crowd_;
   std::atomic<bool> kicked_{false};

@@ -41,8 +41,13 @@ template <class T>
 }
 
 [[gnu::always_inline]] inline void publish(Area* area, u32 state) {
-  if (__atomic_exchange_n(&area->state, state, __ATOMIC_SEQ_CST) & kSentryWaits)
-    host_call(__NR_futex, reinterpret_cast<u64>(&area->state), FUTEX_WAKE, kEverybody);
+  // Not in one, by an exchange: that would reach the other core later.
+  __atomic_store_n(&area->state, state, __ATOMIC_RELEASE);
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  if (load(area->sentry_sleeps) != 0) {
+    __atomic_store_n(&area->sentry_sleeps, 0, __ATOMIC_SEQ_CST);
+    host_call(__NR_futex, reinterpret_cast<u64>(&area->sentry_sleeps), FUTEX_WAKE, kEverybody);
+  }
 }
 
 // Until the wake word changes, or somebody wakes the thread.

@@ -51,6 +51,9 @@ bool readable_within(int fd, int ms) {
   return n && *n != 0;
 }
 
+// Before what follows it is read, what was written is on its way to the other cores.
+void full_fence() { asm volatile("lock orq $0, (%%rsp)" ::: "memory", "cc"); }
+
 u64 word(int v) { return static_cast<u64>(static_cast<s64>(v)); }
 
 Command map_control(int fd, u64 va, u64 len, u64 offset, int prot) {
@@ -149,7 +152,9 @@ bool Process::call_manager() {
 void Process::wake(Thread& thread, u32 lend) {
   thread.wakes = ((thread.wakes & ~kLend) + kNextWake) | lend;
   u32& word = control().wake_word(thread.index);
-  std::atomic_ref(word).store(thread.wakes, std::memory_order_seq_cst);
+  // Not an exchange, as a sequentially consistent store is: that would reach the other core later.
+  std::atomic_ref(word).store(thread.wakes, std::memory_order_release);
+  full_fence();
   const Area& area = control().area(thread.index);
   if (std::atomic_ref(const_cast<u32&>(area.sleeping)).load(std::memory_order_seq_cst) != 0)
     (void)hostio::host_call(SYS_futex, &word, FUTEX_WAKE, kEverybody);
@@ -272,9 +277,10 @@ void Process::died() {
   if (int fd = waiting_fd_.exchange(-1); fd >= 0) (void)hostio::host_call(SYS_write, fd, &kGone, sizeof kGone);
   SpinGuard guard(lock_);
   for (auto& t : threads_) {
-    u32& state = control().area(t->index).state;
-    std::atomic_ref(state).store(kDead, std::memory_order_seq_cst);
-    (void)hostio::host_call(SYS_futex, &state, FUTEX_WAKE, kEverybody);
+    Area& area = control().area(t->index);
+    std::atomic_ref(area.state).store(kDead, std::memory_order_seq_cst);
+    std::atomic_ref(area.sentry_sleeps).store(0, std::memory_order_seq_cst);
+    (void)hostio::host_call(SYS_futex, &area.sentry_sleeps, FUTEX_WAKE, kEverybody);
   }
 }
 

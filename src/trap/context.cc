@@ -290,8 +290,8 @@ void Context::part() {
   t.move_away = true;
 }
 
-// As they seldom change all of them, calls are faster if what is the same is not written: the lines of the Area that hold
-// it stay with the other core.
+// As they seldom change all of them, calls are faster if what is the same is not written: the lines of the Area that
+// hold it stay with the other core.
 void Context::put_registers(const Registers& regs) {
   constexpr size_t kWords = offsetof(Registers, fs_base) / sizeof(u64);
   const auto words = std::bit_cast<std::array<u64, sizeof(Registers) / sizeof(u64)>>(regs);

@@ -48,9 +48,8 @@ class Seat final : public GuestKicker {
   void arm() { kicked_.store(false, std::memory_order_relaxed); }
   bool kicked() const { return kicked_.load(std::memory_order_relaxed); }
 
-  // Waits until the state of `area` is not kRunning, and returns it; or until the worker is kicked or `deadline` passes,
-  // and returns kRunning.
-  // `same_core`: the thread that is to answer was last seen on this core.
+  // Waits until the state of `area` is not kRunning, and returns it; or until the worker is kicked or `deadline`
+  // passes, and returns kRunning. `same_core`: the thread that is to answer was last seen on this core.
   u32 wait(Area& area, Patience& patience, bool same_core, Nanos deadline);
 
   // A stub thread has stopped that the worker had resumed: sees from its Area whether its core is crowded.

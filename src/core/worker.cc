@@ -132,7 +132,9 @@ bool Worker::Impl::arm_for_guest(u32 woken, u32 ready) {
 
 void Worker::leave_guest() {
   Impl& w = *impl_;
-  if (w.state.exchange(Impl::kSentry, std::memory_order_seq_cst) == Impl::kGuestKicked) stats_.kicks++;
+  if (w.state.load(std::memory_order_relaxed) == Impl::kGuestKicked) stats_.kicks++;
+  // Whoever still sees kGuest kicks for nothing.
+  w.state.store(Impl::kSentry, std::memory_order_release);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   w.kicker.store(nullptr, std::memory_order_relaxed);
 }

@@ -95,10 +95,10 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
     bring_fp_to(vcpu);
     trap = vcpu.run(space, regs);
   }
-  running_on_.store(nullptr, std::memory_order_seq_cst);
+  running_on_.store(nullptr, std::memory_order_release);  // who still sees the worker kicks it for nothing
   worker->leave_guest();
   if (trap.vector == kTrapSyscall) [[likely]] {
-    platform_.counters.syscalls.fetch_add(1, std::memory_order_relaxed);
+    platform_.counts.add(*worker, Platform::kSyscall);
     Exit e;
     e.kind = Exit::Kind::kSyscall;
     return e;
@@ -108,25 +108,24 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
 }
 
 Exit Context::to_exit(const Trap& trap, AddressSpace& as, const Registers& regs) {
-  auto count = [](std::atomic<u64>& c) { c.fetch_add(1, std::memory_order_relaxed); };
-  auto& counters = platform_.counters;
+  const auto count = [&, &worker = *Worker::current()](Platform::Event e) { platform_.counts.add(worker, e); };
   Exit e;
   switch (trap.vector) {
     case kTrapInterrupted:
-      count(counters.interrupts);
+      count(Platform::kInterrupt);
       interrupted_.store(false, std::memory_order_relaxed);
       return e;
     case kTrapLostPage:
-      count(counters.exceptions);
+      count(Platform::kException);
       return plain_exception(SIGBUS, BUS_ADRERR, as.find(trap.address).value_or(regs.rip), 14);
     case kTrapBroken:
-      count(counters.exceptions);
+      count(Platform::kException);
       return plain_exception(SIGILL, ILL_ILLOPC, regs.rip, 6);
     case 14:
-      count(counters.page_faults);
+      count(Platform::kPageFault);
       return exception_exit(trap, regs, nullptr);
     case kInvalidOpcode:
-      count(counters.exceptions);
+      count(Platform::kException);
       if (platform_.vm().kind().interpreted_ring0) {
         if (auto error = hidden_general_protection(read_code(as, regs.rip))) {
           Exit e = plain_exception(SIGSEGV, SI_KERNEL, 0, 13);
@@ -136,7 +135,7 @@ Exit Context::to_exit(const Trap& trap, AddressSpace& as, const Registers& regs)
       }
       return exception_exit(trap, regs, nullptr);
     default:
-      count(counters.exceptions);
+      count(Platform::kException);
       if (needs_fp_state(trap.vector)) sync_fp();
       return exception_exit(trap, regs, fp_.get());
   }

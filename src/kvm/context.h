@@ -32,7 +32,9 @@ class Context final : public platform::Context {
   void copy_fp_from(platform::Context& other) override;
 
  private:
-  bool take_interrupt() { return interrupted_.exchange(false, std::memory_order_acq_rel); }
+  bool take_interrupt() {
+    return interrupted_.load(std::memory_order_relaxed) && interrupted_.exchange(false, std::memory_order_acq_rel);
+  }
   void bring_fp_to(Vcpu& vcpu);
   void sync_fp();  // makes fp_ valid; the vCPU may keep a copy
   void drop_resident_fp();

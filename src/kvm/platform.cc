@@ -42,7 +42,7 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
   if (options.vcpus == 0 || options.vcpus > ring0::kMaxVcpus)
     return setup_error(
         fmt::format("{} vCPUs were asked for; the kvm platform can have 1 to {}", options.vcpus, ring0::kMaxVcpus));
-  std::unique_ptr<Platform> p(new Platform);
+  std::unique_ptr<Platform> p(new Platform(options.vcpus));
   p->vm_ = TRY(Vm::create(memory));
   auto supervisor = Supervisor::create(*p->vm_);
   if (!supervisor) return setup_error("no memory for the pages of the guest's ring 0");
@@ -124,10 +124,10 @@ void Platform::add_ring0_stats(platform::PlatformStats& s) const {
 
 platform::PlatformStats Platform::stats() const {
   platform::PlatformStats s;
-  s.syscalls = counters.syscalls;
-  s.page_faults = counters.page_faults;
-  s.exceptions = counters.exceptions;
-  s.interrupts = counters.interrupts;
+  s.syscalls = counts.total(kSyscall);
+  s.page_faults = counts.total(kPageFault);
+  s.exceptions = counts.total(kException);
+  s.interrupts = counts.total(kInterrupt);
   u64 exits = 0, broken = 0, loads = 0, saves = 0;
   std::map<std::string, u64> kvm;
   for (u32 i = 0; i < vcpus_->size(); ++i) {

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "core/worker_counts.h"
 #include "kvm/context.h"
 #include "kvm/sentry_map.h"
 #include "kvm/supervisor.h"
@@ -28,13 +29,11 @@ class Platform final : public platform::Platform {
   Supervisor& supervisor() { return *supervisor_; }
   bool in_ring0() const { return sentry_map_ != nullptr; }
 
-  struct Counters {
-    std::atomic<u64> syscalls{0}, page_faults{0}, exceptions{0}, interrupts{0};
-  };
-  Counters counters;
+  enum Event : u8 { kSyscall, kPageFault, kException, kInterrupt, kEvents };
+  WorkerCounts<kEvents> counts;
 
  private:
-  Platform() = default;
+  explicit Platform(u32 vcpus) : counts(vcpus) {}
   Setup<void> choose_mode(platform::KvmMode mode);
   void add_ring0_stats(platform::PlatformStats& s) const;
 

@@ -44,7 +44,7 @@ Trap Vcpu::run_resident(AddressSpace& as, Registers& regs, std::byte* math) {
   const bool sysret = regs.rcx == regs.rip && regs.r11 == regs.eflags && regs.rip < platform::kGuestAddressLimit &&
                       !(regs.eflags & (kTrapFlag | kResumeFlag));
   const u32 vector = ring0::rf_ring0_enter_ring3(&cpu, &regs, sysret, math);
-  live_space_.store(0, std::memory_order_seq_cst);
+  live_space_.store(0, std::memory_order_release);
   runs_.fetch_add(1, std::memory_order_seq_cst);
   if (run_watchers_.load(std::memory_order_seq_cst) != 0) [[unlikely]]
     futex_wake(runs_, ~0u >> 1);

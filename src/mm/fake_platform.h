@@ -18,6 +18,9 @@ class FakeAddressSpace final : public platform::AddressSpace {
     platform::Prot prot;
   };
 
+  explicit FakeAddressSpace(bool lazily) : lazily_(lazily) {}
+  bool maps_lazily() const override { return lazily_; }
+
   Result<void> map(u64 va, platform::Phys phys, u64 len, platform::Prot prot) override {
     RF_CHECK(page_aligned(va) && page_aligned(phys) && page_aligned(len) && len != 0 && prot.any(), "a wild map()");
     RF_CHECK(va + len <= platform::kGuestAddressLimit, "map() above the guest's limit");
@@ -77,6 +80,7 @@ class FakeAddressSpace final : public platform::AddressSpace {
   void stop_failing() { tables_left_.reset(); }
 
  private:
+  const bool lazily_;
   std::map<u64, Entry> pages_;
   size_t commits_ = 0;
   std::optional<u64> tables_left_;
@@ -91,10 +95,12 @@ class FakePlatform final : public platform::Platform {
   }
   const platform::Capabilities& capabilities() const override { return capabilities_; }
   Result<std::unique_ptr<platform::AddressSpace>> create_address_space() override {
-    return std::make_unique<FakeAddressSpace>();
+    return std::make_unique<FakeAddressSpace>(maps_lazily);
   }
   Result<std::unique_ptr<platform::Context>> create_context() override { return err(ENOSYS); }
   platform::PlatformStats stats() const override { return {}; }
+
+  bool maps_lazily = false;  // of address spaces made from now on
 
  private:
   platform::Capabilities capabilities_;

@@ -33,6 +33,20 @@ TEST_F(FaultTest, SequentialFaultsMapMoreAndMore) {
   EXPECT_LE(faults, 16);
 }
 
+TEST_F(FaultTest, ScatteredFaultsMapMoreAndMoreWhereThatCostsLittle) {
+  constexpr u64 kWindow = 64, kFaults = 6;
+  for (const bool lazily : {false, true}) {
+    if (lazily) map_lazily();
+    const UserAddr a = (map((kFaults + 1) * kWindow) + kWindow * P - 1) & ~(kWindow * P - 1);
+    std::vector<u64> mapped;
+    for (u64 i = 0, before = 0; i < kFaults; before = tables(*mm_).present(), ++i) {
+      ASSERT_TRUE(mm_->handle_fault(a + (kFaults - 1 - i) * kWindow * P + 5 * P, Access::kWrite));
+      mapped.push_back(tables(*mm_).present() - before);
+    }
+    EXPECT_EQ(mapped, lazily ? std::vector<u64>({8, 16, 32, 64, 64, 64}) : std::vector<u64>(kFaults, 8));
+  }
+}
+
 TEST_F(FaultTest, RandomAdviceMapsSinglePages) {
   UserAddr a = map(64);
   ASSERT_TRUE(mm_->madvise(a, 64 * P, MADV_RANDOM));

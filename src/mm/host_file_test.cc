@@ -73,6 +73,27 @@ TEST_F(HostFileTest, PrivateWritesStayPrivate) {
   EXPECT_EQ(peek(*child, a + 600 * kPageSize), 2u);
 }
 
+// Pages are written one window of 64 after another, in the first of them; how many have been copied each time?
+TEST_F(HostFileTest, WritesCopyMoreAndMoreWhereThatCostsLittle) {
+  constexpr u64 kWindow = 64, kFirst = 64, kCopied[] = {16, 32, 64, 64};
+  for (const bool read_before : {false, true}) {
+    map_lazily();
+    const UserAddr a = map_file(kPages, kRw, MAP_PRIVATE);
+    const auto at = [&](u64 page) { return a + page * kPageSize; };
+    const u64 skew = (kWindow - a / kPageSize % kWindow) % kWindow;  // windows are aligned in the address space
+    if (read_before) peek(at(kFirst));
+    for (u64 i = 0; i < std::size(kCopied); ++i) {
+      const u64 page = kFirst + skew + i * kWindow, before = frames_->used();
+      ASSERT_TRUE(mm_->handle_fault(at(page), Access::kWrite));
+      const u64 copied = (frames_->used() - before) / kPageSize;
+      EXPECT_EQ(copied, kCopied[i]) << "write " << i << (read_before ? ", read before" : "");
+      EXPECT_EQ(peek(at(page + copied - 1)), 1000 + page + copied - 1);
+      put(at(page), 1);
+      EXPECT_EQ(in_file(page), 1000 + page);
+    }
+  }
+}
+
 TEST_F(HostFileTest, SharedWritesReachTheFile) {
   UserAddr a = map_file(kPages, kRw, MAP_SHARED);
   put(a + 7 * kPageSize, 9);

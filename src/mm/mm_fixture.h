@@ -41,6 +41,13 @@ class MmTest : public ::testing::Test {
   }
   static FakeAddressSpace& tables(MemoryManager& mm) { return static_cast<FakeAddressSpace&>(mm.address_space()); }
 
+  // From here on mm_ is one of a platform that maps lazily.
+  void map_lazily() {
+    platform_.maps_lazily = true;
+    mm_ = fresh();
+    mm_->layout().mmap_base = 0x6f00'0000'0000;
+  }
+
   UserAddr map(u64 pages, int prot = kRw, int flags = kPrivateAnon, UserAddr addr = 0) {
     auto r = mm_->mmap({.addr = addr, .len = pages * kPageSize, .prot = prot, .flags = flags});
     EXPECT_EQ(error_of(r), 0);

@@ -53,9 +53,8 @@ void print_stats(const task::Kernel& kernel, const platform::Platform& platform,
   const platform::PlatformStats stats = platform.stats();
   fmt::print(stderr, "ringfence: {}\n", platform.capabilities().description);
   std::vector<Row> calls;
-  for (u64 n = 0; n < kernel.syscall_counts.size(); ++n)
-    if (const u64 count = kernel.syscall_counts[n].load(std::memory_order_relaxed))
-      calls.emplace_back(call_name(n), count);
+  for (u64 n = 0; n < task::kSyscallLimit; ++n)
+    if (const u64 count = kernel.syscall_counts.total(n)) calls.emplace_back(call_name(n), count);
   print_table("guest calls", std::move(calls));
   print_line("page faults", stats.page_faults);
   print_line("exceptions", stats.exceptions);

@@ -22,6 +22,7 @@ Kernel::Kernel(KernelOptions o, Scheduler& s, platform::Platform& p, mm::Frames&
       frames(f),
       clock(c),
       options(std::move(o)),
+      syscall_counts(s.worker_count()),
       boot_time(realtime_now()),
       hostname(options.hostname),
       job_control_(std::make_unique<TaskJobControl>(*this)) {}

@@ -11,10 +11,12 @@
 #include <vector>
 
 #include "core/scheduler.h"
+#include "core/worker_counts.h"
 #include "fs/vfs.h"
 #include "mm/memory_manager.h"
 #include "mm/vdso.h"
 #include "task/futex.h"
+#include "task/syscall.h"
 #include "task/task.h"
 
 namespace rf::task {
@@ -50,6 +52,7 @@ class Kernel {
   ~Kernel();
 
   Scheduler& scheduler;
+  const SyscallTable& syscalls = SyscallTable::get();
   platform::Platform& platform;
   mm::Frames& frames;
   mm::VdsoClock& clock;
@@ -111,7 +114,7 @@ class Kernel {
   void out_of_memory(Task& task);
 
   // Counters.
-  std::array<std::atomic<u64>, kSyscallLimit> syscall_counts{};
+  WorkerCounts<kSyscallLimit> syscall_counts;
   void log_unimplemented(u64 number, Task& task);  // once per number
   std::vector<std::pair<std::string, u64>> unimplemented_calls() const;
   std::atomic<u64> context_switches{0}, forks{0};

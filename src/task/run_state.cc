@@ -64,7 +64,7 @@ const RunState* invoke(Task& task, const SyscallEntry* entry) {
 class SyscallInvoke final : public RunState {
  public:
   const RunState* execute(Task& task) const override {
-    return invoke(task, SyscallTable::get().find(task.syscall_number));
+    return invoke(task, task.kernel.syscalls.find(task.syscall_number));
   }
   const char* name() const override { return "SyscallInvoke"; }
 };
@@ -78,17 +78,17 @@ class SyscallInvoke final : public RunState {
   return finish_syscall(task);
 }
 
-const RunState* enter_syscall(Task& task) {
+const RunState* enter_syscall(Task& task, const Worker& worker) {
   platform::Registers& regs = task.regs;
   // Linux takes the number from eax.
   const u64 number = static_cast<u32>(regs.rax);
   regs.orig_rax = number;
   task.syscall_number = number;
   task.args.v = {regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9};
-  const SyscallEntry* entry = SyscallTable::get().find(number);
+  const SyscallEntry* entry = task.kernel.syscalls.find(number);
   if (task.kernel.strace) [[unlikely]]
     task.kernel.strace->enter(task, entry);
-  if (number < kSyscallLimit) task.kernel.syscall_counts[number].fetch_add(1, std::memory_order_relaxed);
+  if (number < kSyscallLimit) task.kernel.syscall_counts.add(worker, number);
   if (!entry || !entry->handler) [[unlikely]]
     return not_implemented(task, entry);
   return invoke(task, entry);
@@ -96,7 +96,7 @@ const RunState* enter_syscall(Task& task) {
 
 class SyscallEnter final : public RunState {
  public:
-  const RunState* execute(Task& task) const override { return enter_syscall(task); }
+  const RunState* execute(Task& task) const override { return enter_syscall(task, *Worker::current()); }
   const char* name() const override { return "SyscallEnter"; }
 };
 
@@ -105,7 +105,7 @@ class SyscallReinvoke final : public RunState {
  public:
   const RunState* execute(Task& task) const override {
     task.regs.rax = task.restart_rax;
-    return enter_syscall(task);
+    return enter_syscall(task, *Worker::current());
   }
   const char* name() const override { return "SyscallReinvoke"; }
 };
@@ -150,14 +150,16 @@ void exception(Task& task, const platform::Exit& exit) {
   task.deliver_fault(exit.signo, exit.code, exit.address);
 }
 
-platform::Exit run_guest(Task& task) {
+// `worker`: that the fiber is on afterwards.
+platform::Exit run_guest(Task& task, Worker*& worker) {
   const u64 begin = cycles();
   task.guest_since.store(begin, std::memory_order_relaxed);
   const platform::Exit exit = task.context->run(task.mm->address_space(), task.regs);
   task.guest_since.store(0, std::memory_order_relaxed);
   const u64 spent = cycles() - begin;
   task.user_cycles.store(task.user_cycles.load(std::memory_order_relaxed) + spent, std::memory_order_release);
-  Worker::current()->add_guest_cycles(spent);
+  worker = Worker::current();
+  worker->add_guest_cycles(spent);
   return exit;
 }
 
@@ -167,10 +169,11 @@ class RunApp final : public RunState {
     for (;;) {
       if (task.has_work()) [[unlikely]]
         return &kInterrupt;
-      const platform::Exit exit = run_guest(task);
+      Worker* worker;
+      const platform::Exit exit = run_guest(task, worker);
       switch (exit.kind) {
         case platform::Exit::Kind::kSyscall:
-          if (const RunState* next = enter_syscall(task); next != &kRunApp) [[unlikely]]
+          if (const RunState* next = enter_syscall(task, *worker); next != &kRunApp) [[unlikely]]
             return next;
           break;
         case platform::Exit::Kind::kPageFault:

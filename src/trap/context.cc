@@ -37,6 +37,9 @@ constexpr u64 kTrapFlag = 0x100;
 // What POPF sets as IRET does: ID OF DF SF ZF AF PF CF, and kFixedFlags.
 constexpr u64 kFlagsOfPopf = 0x200000 | 0xcd5 | kFixedFlags;
 
+// Those that come first in Registers: all but RIP, RFLAGS and RSP.
+constexpr size_t kGeneralRegisters = offsetof(platform::Registers, orig_rax) / sizeof(u64);
+
 constexpr u8 kGeneralProtection = 13, kPageFault = 14;
 // Page-fault error code bits.
 constexpr u64 kFaultPresent = 1, kFaultWrite = 2, kFaultFetch = 16;
@@ -46,6 +49,9 @@ constexpr u64 kFaultPresent = 1, kFaultWrite = 2, kFaultFetch = 16;
 constexpr Nanos kKickAgain = 50'000'000, kGiveUp = 5 * kNanosPerSecond;
 // How long the worker looks at such a thread each time.
 constexpr Nanos kLook = 1'000'000;
+
+// A stub thread on the worker's own core cannot have answered sooner.
+constexpr u64 kTwoSwitches = 4'000;  // cycles
 
 bool canonical(u64 va) { return static_cast<u64>(static_cast<s64>(va << 16) >> 16) == va; }
 
@@ -161,11 +167,11 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
         exit = exception(SIGBUS, BUS_ADRERR, exit.address, kPageFault, exit.error);
         break;
       }
-      platform_.counters.installs.fetch_add(1, std::memory_order_relaxed);
+      platform_.counts.add(*worker, Platform::kInstall);
     }
   }
   if (!late) {
-    running_on_.store(nullptr, std::memory_order_seq_cst);
+    running_on_.store(nullptr, std::memory_order_release);  // who still sees the worker kicks it for nothing
     worker->leave_guest();
   }
   if (exit.kind == Exit::Kind::kInterrupted) interrupted_.store(false, std::memory_order_relaxed);
@@ -224,11 +230,11 @@ void Context::resume(u32 action) {
   Area& a = area();
   thread_->begin_to_run();
   set(a.action, action);
-  const u64 now = cycles();
+  resumed_at_ = cycles();
   const Seat& seat = platform_.seat(Worker::current()->index());
-  sentry_patience_.waited(now - stopped_at_);
+  sentry_patience_.waited(resumed_at_ - stopped_at_);
   set(a.step_aside, thread_->same_core != 0);
-  set(a.spin_cycles, seat.stubs_crowded(now) ? 0 : sentry_patience_.cycles());
+  set(a.spin_cycles, seat.stubs_crowded(resumed_at_) ? 0 : sentry_patience_.cycles());
   std::atomic_ref(a.state).store(kRunning, std::memory_order_relaxed);
   process_->wake(*thread_, 0);
 }
@@ -236,12 +242,13 @@ void Context::resume(u32 action) {
 // Waits until the stub thread stops; stops it if the worker is kicked. kRunning: it does not answer the kick.
 u32 Context::await(Seat& seat) {
   if (process_->dead()) return kDead;
-  u32 s = seat.wait(area(), guest_patience_, thread_->same_core != 0, kNever);
-  stopped_at_ = cycles();
+  u32 s = seat.wait(area(), guest_patience_, resumed_at_, thread_->same_core != 0, kNever);
+  stopped_at_ = seat.looked_at();
   if (s != kRunning) [[likely]] {
     process_->waits(*thread_);
     seat.stopped(area());
-    if (once(area().rseq.cpu) == static_cast<u32>(::sched_getcpu())) [[unlikely]]
+    if (stopped_at_ - resumed_at_ > kTwoSwitches && once(area().rseq.cpu) == static_cast<u32>(::sched_getcpu()))
+        [[unlikely]]
       part();
     else
       thread_->same_core = 0;
@@ -252,7 +259,7 @@ u32 Context::await(Seat& seat) {
   thread_->let_go = thread_->kept_off;
   process_->kick(*thread_);
   seat.arm();
-  s = seat.wait(area(), guest_patience_, true, monotonic_now() + kKickAgain);
+  s = seat.wait(area(), guest_patience_, cycles(), true, monotonic_now() + kKickAgain);
   if (process_->dead()) return kDead;
   return s;
 }
@@ -270,7 +277,7 @@ u32 Context::await_late(bool kick) {
     else if (kick)
       process_->kick(*thread_);
     Seat quiet;  // kicks are for who runs guest code
-    s = quiet.wait(area(), guest_patience_, true, monotonic_now() + kLook);
+    s = quiet.wait(area(), guest_patience_, cycles(), true, monotonic_now() + kLook);
   }
   return process_->dead() ? u32{kDead} : s;
 }
@@ -293,19 +300,22 @@ void Context::part() {
 // As they seldom change all of them, calls are faster if what is the same is not written: the lines of the Area that
 // hold it stay with the other core.
 void Context::put_registers(const Registers& regs) {
-  constexpr size_t kWords = offsetof(Registers, fs_base) / sizeof(u64);
-  const auto words = std::bit_cast<std::array<u64, sizeof(Registers) / sizeof(u64)>>(regs);
   u64* const to = area().regs;
-  for (size_t i = 0; i < kWords; ++i) set(to[i], words[i]);
+  std::array<u64, kGeneralRegisters> general;
+  std::memcpy(general.data(), &regs, sizeof general);
+  for (size_t i = 0; i < general.size(); ++i) set(to[i], general[i]);
+  set(to[RF_REG_RIP / 8], regs.rip);
+  set(to[RF_REG_EFLAGS / 8], regs.eflags);
+  set(to[RF_REG_RSP / 8], regs.rsp);
 }
 
 // What of a trap's registers the guest can have changed.
 void Context::take_registers(Registers& regs) {
-  Registers r;
-  std::memcpy(&r, area().regs, sizeof r);
-  r.orig_rax = regs.orig_rax, r.cs = regs.cs, r.ss = regs.ss, r.ds = regs.ds, r.es = regs.es, r.fs = regs.fs;
-  r.gs = regs.gs, r.fs_base = regs.fs_base, r.gs_base = regs.gs_base;
-  regs = r;
+  const u64* const from = area().regs;
+  std::memcpy(&regs, from, kGeneralRegisters * sizeof(u64));
+  regs.rip = once(from[RF_REG_RIP / 8]);
+  regs.eflags = once(from[RF_REG_EFLAGS / 8]);
+  regs.rsp = once(from[RF_REG_RSP / 8]);
 }
 
 // The vector state is where the stub thread says it is, if that is in its Area.
@@ -318,12 +328,11 @@ void Context::take_fp_image() {
 }
 
 Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
-  auto count = [](std::atomic<u64>& c) { c.fetch_add(1, std::memory_order_relaxed); };
-  auto& counters = platform_.counters;
+  const auto count = [&, &worker = *Worker::current()](Platform::Event e) { platform_.counts.add(worker, e); };
   switch (state) {
     case kCalled:
-      count(counters.syscalls);
-      count(counters.patched_calls);
+      count(Platform::kSyscall);
+      count(Platform::kPatchedCall);
       take_registers(regs);
       regs.orig_rax = regs.rax;
       fp_where_ = Fp::kLive;
@@ -341,14 +350,14 @@ Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
         regs.orig_rax = regs.rax;
         note_trapped_call(space, regs);
       }
-      count(e.kind == Exit::Kind::kSyscall       ? counters.syscalls
-            : e.kind == Exit::Kind::kPageFault   ? counters.page_faults
-            : e.kind == Exit::Kind::kInterrupted ? counters.interrupts
-                                                 : counters.exceptions);
+      count(e.kind == Exit::Kind::kSyscall       ? Platform::kSyscall
+            : e.kind == Exit::Kind::kPageFault   ? Platform::kPageFault
+            : e.kind == Exit::Kind::kInterrupted ? Platform::kInterrupt
+                                                 : Platform::kException);
       return e;
     }
     case kNotStarted:
-      count(counters.interrupts);
+      count(Platform::kInterrupt);
       if (once(area().fp_image) == 0)
         fp_where_ = Fp::kLive;
       else
@@ -411,7 +420,7 @@ void Context::sync_fp() {
     image = kFpOffset;
     resume(kSaveFp);
     Seat quiet;  // kicks are for who runs guest code
-    u32 s = quiet.wait(area(), guest_patience_, true, monotonic_now() + kKickAgain);
+    u32 s = quiet.wait(area(), guest_patience_, cycles(), true, monotonic_now() + kKickAgain);
     if (s == kRunning) s = await_late(false);
     process_->waits(*thread_);
     if (s != kFpSaved) {

@@ -39,7 +39,9 @@ class Context final : public platform::Context {
     kImage,  // in the stub thread's Area, at fp_image_
   };
 
-  bool take_interrupt() { return interrupted_.exchange(false, std::memory_order_acq_rel); }
+  bool take_interrupt() {
+    return interrupted_.load(std::memory_order_relaxed) && interrupted_.exchange(false, std::memory_order_acq_rel);
+  }
   Area& area() const;
   bool bind(AddressSpace& space, const Registers& regs);
   void unbind();
@@ -69,10 +71,10 @@ class Context final : public platform::Context {
   std::array<Trapping, 16> trapping_;
   u64 after_call_ = 0;  // where the last run() ended, if by a system call
   Thread* thread_ = nullptr;
-  Patience guest_patience_;   // of a worker that waits for guest code to stop
-  Patience sentry_patience_;  // of the stub thread that waits for the sentry
-  u64 stopped_at_ = 0;        // cycles
-  u64 fault_ = 0;             // the last page fault, to be mapped before guest code goes on: its address, or kNoFault
+  Patience guest_patience_;              // of a worker that waits for guest code to stop
+  Patience sentry_patience_;             // of the stub thread that waits for the sentry
+  u64 resumed_at_ = 0, stopped_at_ = 0;  // cycles
+  u64 fault_ = 0;  // the last page fault, to be mapped before guest code goes on: its address, or kNoFault
   platform::Access fault_access_ = platform::Access::kNone;
   Fp fp_where_ = Fp::kHere;
   u64 fp_image_ = 0;  // an offset in the Area

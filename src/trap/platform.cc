@@ -29,12 +29,12 @@ Result<std::unique_ptr<platform::Context>> Platform::create_context() { return s
 
 platform::PlatformStats Platform::stats() const {
   platform::PlatformStats s;
-  s.syscalls = counters.syscalls;
-  s.page_faults = counters.page_faults;
-  s.exceptions = counters.exceptions;
-  s.interrupts = counters.interrupts;
-  s.details = {{"faults on pages that only the stub process lacked", counters.installs},
-               {"patched system calls", counters.patched_calls}};
+  s.syscalls = counts.total(kSyscall);
+  s.page_faults = counts.total(kPageFault);
+  s.exceptions = counts.total(kException);
+  s.interrupts = counts.total(kInterrupt);
+  s.details = {{"faults on pages that only the stub process lacked", counts.total(kInstall)},
+               {"patched system calls", counts.total(kPatchedCall)}};
   return s;
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/worker_counts.h"
 #include "platform/platform.h"
 #include "trap/code_patches.h"
 #include "trap/seat.h"
@@ -23,12 +24,11 @@ class Platform final : public platform::Platform {
 
   Seat& seat(u32 worker) { return seats_[worker]; }
 
-  struct Counters {
-    std::atomic<u64> syscalls{0}, page_faults{0}, exceptions{0}, interrupts{0}, installs{0}, patched_calls{0};
-  } counters;
+  enum Event : u8 { kSyscall, kPatchedCall, kPageFault, kException, kInterrupt, kInstall, kEvents };
+  WorkerCounts<kEvents> counts;
 
  private:
-  explicit Platform(platform::GuestMemory& memory, u32 workers) : memory_(memory), seats_(workers) {}
+  explicit Platform(platform::GuestMemory& memory, u32 workers) : counts(workers), memory_(memory), seats_(workers) {}
   platform::GuestMemory& memory_;
   platform::Capabilities capabilities_;
   std::unique_ptr<Family> family_;

@@ -14,10 +14,9 @@ void Seat::on_kick_signal() noexcept {
   if (u32* word = word_.load(std::memory_order_relaxed)) std::atomic_ref(*word).store(0, std::memory_order_seq_cst);
 }
 
-u32 Seat::wait(Area& area, Patience& patience, bool same_core, Nanos deadline) {
-  const u64 begin = cycles();
+u32 Seat::wait(Area& area, Patience& patience, u64 begin, bool same_core, Nanos deadline) {
   const u32 s = wait_from(begin, area, patience.cycles(), same_core ? kGlanceCycles : kLookCycles, deadline);
-  patience.waited(cycles() - begin);
+  patience.waited(looked_at_ - begin);
   return s;
 }
 
@@ -28,6 +27,7 @@ u32 Seat::wait_from(u64 begin, Area& area, u64 spin_cycles, u64 look_cycles, Nan
     const u64 yield_at = now + look_cycles;
     do {
       const u32 s = state.load(std::memory_order_acquire);
+      looked_at_ = now;
       if (s != kRunning) return s;
       if (kicked()) return kRunning;
       __builtin_ia32_pause();
@@ -55,6 +55,7 @@ u32 Seat::wait_from(u64 begin, Area& area, u64 spin_cycles, u64 look_cycles, Nan
   std::atomic_signal_fence(std::memory_order_seq_cst);
   word_.store(nullptr, std::memory_order_relaxed);
   sleeps.store(0, std::memory_order_relaxed);
+  looked_at_ = cycles();
   return state.load(std::memory_order_acquire);
 }
 

@@ -49,8 +49,11 @@ class Seat final : public GuestKicker {
   bool kicked() const { return kicked_.load(std::memory_order_relaxed); }
 
   // Waits until the state of `area` is not kRunning, and returns it; or until the worker is kicked or `deadline`
-  // passes, and returns kRunning. `same_core`: the thread that is to answer was last seen on this core.
-  u32 wait(Area& area, Patience& patience, bool same_core, Nanos deadline);
+  // passes, and returns kRunning. `begin`: cycles() when the thread was resumed, or now. `same_core`: it was last seen
+  // on this core.
+  u32 wait(Area& area, Patience& patience, u64 begin, bool same_core, Nanos deadline);
+  // cycles() at the end of the last wait(), or a moment before.
+  u64 looked_at() const { return looked_at_; }
 
   // A stub thread has stopped that the worker had resumed: sees from its Area whether its core is crowded.
   void stopped(Area& area) {
@@ -74,7 +77,8 @@ class Seat final : public GuestKicker {
   Crowd crowd_, stub_crowd_;
   std::atomic<bool> kicked_{false};
   std::atomic<u32*> word_{nullptr};  // slept on
-  Area* last_ = nullptr;             // resumed by resumes()
+  u64 looked_at_ = 0;
+  Area* last_ = nullptr;  // resumed by resumes()
 };
 
 }  // namespace rf::trap

@@ -107,7 +107,7 @@ bool Context::bind(AddressSpace& space, const Registers& regs) {
     process_ = space.process();
     thread_ = *thread;
   }
-  keeps_process_ = false;
+  keeps_process_ = called_ = false;
   space.install_early({regs.rip, regs.rsp, regs.fs_base});
   return true;
 }
@@ -199,7 +199,8 @@ void Context::put(const Registers& regs) {
     a.gs_base = thread_->gs_base = gs_base;
     action = kSetBases;
   }
-  if (gs_base == a.self && (regs.eflags & ~kFlagsOfPopf) == 0) action |= kByJump;
+  // After a trap GS base could be what guest code has made it by WRGSBASE.
+  if (called_ && gs_base == a.self && (regs.eflags & ~kFlagsOfPopf) == 0) action |= kByJump;
   if (thread_->move_away) [[unlikely]] {
     thread_->move_away = false;
     thread_->kept_off = process_->cpus_but(::sched_getcpu(), a.cpus);
@@ -329,6 +330,7 @@ void Context::take_fp_image() {
 
 Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
   const auto count = [&, &worker = *Worker::current()](Platform::Event e) { platform_.counts.add(worker, e); };
+  called_ = state == kCalled;
   switch (state) {
     case kCalled:
       count(Platform::kSyscall);

@@ -69,7 +69,8 @@ class Context final : public platform::Context {
     u32 times = 0;
   };
   std::array<Trapping, 16> trapping_;
-  u64 after_call_ = 0;  // where the last run() ended, if by a system call
+  u64 after_call_ = 0;   // where the last run() ended, if by a system call
+  bool called_ = false;  // it ended by a patched one
   Thread* thread_ = nullptr;
   Patience guest_patience_;              // of a worker that waits for guest code to stop
   Patience sentry_patience_;             // of the stub thread that waits for the sentry

@@ -108,7 +108,8 @@ enum Action : u32 {
   kSetBases = 1,  // FS and GS base
   kSaveFp = 2,    // store the vector state in Area::fp, and wait again
   kMove = 4,      // run on Area::cpus from here on
-  // The way back may be a jump: GS base is the Area's, and no flag is set that only IRET can set.
+  // The way back may be a jump: the thread came by rf_trap_call, so GS base is the Area's, and no flag is set that only
+  // IRET can set.
   kByJump = RF_ACTION_JUMP,
 };
 

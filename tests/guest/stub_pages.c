@@ -21,28 +21,29 @@
 enum {
   kState = 0,
   kAction = 64,
-  kKickPending = 68,
-  kStepAside = 72,
-  kFpLoad = 80,
-  kFsBase = 88,
-  kGsBase = 96,
-  kSpin = 104,
+  kStepAside = 68,
+  kFpLoad = 72,
+  kFsBase = 80,
+  kGsBase = 88,
+  kSpin = 96,
   kSelf = 128,
   kStackTop = 136,
   kWakeWord = 144,
   kLastWake = 160,
-  kSleeping = 164,
+  kKickPending = 164,
   kTid = 168,
-  kRegs = 192,
-  kSigno = 408,
-  kCode = 412,
-  kAddress = 416,
-  kVector = 424,
-  kError = 432,
-  kCr2 = 440,
-  kIret = 448,
-  kFpImage = 488,
-  kAltStack = 512,
+  kSleeping = 192,
+  kSentrySleeps = 200,
+  kRegs = 256,
+  kSigno = 472,
+  kCode = 476,
+  kAddress = 480,
+  kVector = 488,
+  kError = 496,
+  kCr2 = 504,
+  kIret = 512,
+  kFpImage = 552,
+  kAltStack = 576,
   kFp = 0x1000,
   kSignalStack = 0x6000
 };
@@ -408,6 +409,7 @@ TEST(spoil_state_with_states) { check_spoiling(kState, 4, 1, VALUES(0, 1, 2, 3, 
 TEST(spoil_state_with_anything) { check_spoiling(kState, 4, 1, ANYTHING); }
 TEST(forge_called) { check_spoiling(kState, 4, 0, VALUES(kCalled)); }
 TEST(forge_trapped) { check_spoiling(kState, 4, 0, VALUES(kTrapped)); }
+TEST(spoil_sentry_sleeps) { check_spoiling(kSentrySleeps, 4, 1, VALUES(0, 1, ~0ul)); }
 TEST(spoil_action) { check_spoiling(kAction, 4, 1, VALUES(0, 1, 2, 3, 4, ~0ul)); }
 TEST(spoil_kick_pending) { check_spoiling(kKickPending, 4, 1, VALUES(0, 1)); }
 TEST(spoil_step_aside) { check_spoiling(kStepAside, 4, 1, ANYTHING); }
@@ -446,11 +448,11 @@ static void* forge(void* argument) {
     FIELD(area, kFpImage) = area + (i % 2 ? 0x1040 : 0xf000 + i % 0x1000);
     FIELD(area, kRegs + 128) = addresses[i % 9];
     FIELD(area, kRegs + 80) = i % 500;
-    const uint32_t before = __atomic_exchange_n((uint32_t*)area, kTrapped, __ATOMIC_SEQ_CST);
-    if (before >> 31) {
-      // The kernel sleeps on it: wake it up, as the stub does.
+    __atomic_store_n((uint32_t*)area, kTrapped, __ATOMIC_SEQ_CST);
+    if (__atomic_exchange_n((uint32_t*)(area + kSentrySleeps), 0, __ATOMIC_SEQ_CST) != 0) {
+      // The kernel sleeps: wake it up, as the stub does.
       uint64_t places[1];
-      if (find_syscalls(places, 1)) call_from_stub(places[0], SYS_futex, area, 1, 1);
+      if (find_syscalls(places, 1)) call_from_stub(places[0], SYS_futex, area + kSentrySleeps, 1, 1);
     }
   }
   return NULL;
@@ -482,12 +484,9 @@ _Noreturn static void live_on(volatile uint64_t* counter) {
   FIELD(area, kAddress) = 0xc000003e;
   FIELD(area, kRegs + 80) = SYS_exit_group;
   FIELD(area, kRegs + 112) = 5;
-  const uint32_t before = __atomic_exchange_n((uint32_t*)area, kTrapped, __ATOMIC_SEQ_CST);
-  if (before >> 31) {
-    // The kernel sleeps until it is told.
-    __atomic_store_n((uint32_t*)area, before, __ATOMIC_SEQ_CST);
-    _exit(6);
-  }
+  // A kernel that sleeps would not see it.
+  if (__atomic_load_n((uint32_t*)(area + kSentrySleeps), __ATOMIC_SEQ_CST) != 0) _exit(6);
+  __atomic_store_n((uint32_t*)area, kTrapped, __ATOMIC_SEQ_CST);
   for (long i = 0; i < 50000000; i++) (*counter)++;
   _exit(6);  // a kick came in between, and the thread has really stopped once
 }

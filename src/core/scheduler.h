@@ -30,9 +30,27 @@ class Reactor {
   virtual void wait(Nanos deadline) = 0;
   // Makes the wait() in progress, or the next one, return. Any thread.
   virtual void wake() = 0;
+
+  // The next two are looked at before every stay in a guest, and therefore not virtual. Own worker only.
+  // Whether poll() has nothing to do.
+  bool quiet() const {
+    return inbox_size_.load(std::memory_order_seq_cst) == 0 && !due_ &&
+           std::atomic_ref(*taken_).load(std::memory_order_relaxed) ==
+               std::atomic_ref(*arrived_).load(std::memory_order_acquire);
+  }
   // Whether a completion may come that would not stop guest code on its own (it arrived between enter_guest()'s look
-  // at the reactor and the guest entry): such guest code is then stopped every few milliseconds. Own worker only.
-  virtual bool outstanding() const { return false; }
+  // at the reactor and the guest entry): such guest code is then stopped every few milliseconds.
+  bool outstanding() const { return outstanding_ != 0; }
+
+ protected:
+  std::atomic<u32> inbox_size_{0};  // what other threads have left for poll() to do
+  bool due_ = false;                // there is something else for it to do besides completions
+  u64 outstanding_ = 0;             // requests whose completion would not stop guest code
+  // Running indices of a queue of completions.
+  unsigned *taken_ = &nothing_, *arrived_ = &nothing_;
+
+ private:
+  unsigned nothing_ = 0;
 };
 
 // Implemented by the platform, one per vCPU.

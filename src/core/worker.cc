@@ -62,30 +62,47 @@ void Worker::handle_kick_signal() noexcept {
 
 // --- Guest code -----------------------------------------------------------------------------------
 
+// Usually there is nothing for the worker to look at. Who queues something after the look sees kGuest, and kicks.
 bool Worker::enter_guest(GuestKicker& kicker) {
   Impl& w = *impl_;
-  RF_CHECK(w.current, "guest code runs on a fiber");
-  w.reap();
-  if (w.scheduler.stopping.load(std::memory_order_relaxed)) return false;
-  Fiber::Impl& f = *w.current->impl_;
-  u32 woken = w.queue.woken(), ready = w.queue.ready();
+  w.kicker.store(&kicker, std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  w.state.store(Impl::kGuest, std::memory_order_seq_cst);
+  if (w.queue.size() == 0 && reactor_->quiet() && !w.scheduler.stopping.load(std::memory_order_seq_cst)) [[likely]] {
+    const bool outstanding = reactor_->outstanding();
+    if ((!outstanding && w.timers.earliest() == kNever) || w.alarm_will_do(0, 0, outstanding)) [[likely]] {
+      w.current->impl_->refusals = 0;
+      return true;
+    }
+  }
+  return w.enter_guest_after_all(kicker);
+}
+
+bool Worker::Impl::enter_guest_after_all(GuestKicker& guest_kicker) {
+  self.leave_guest();
+  RF_CHECK(current, "guest code runs on a fiber");
+  reap();
+  if (scheduler.stopping.load(std::memory_order_relaxed)) return false;
+  Fiber::Impl& f = *current->impl_;
+  u32 woken = queue.woken(), ready = queue.ready();
   if (woken != 0 && f.refusals < kMaxRefusals) {
     f.refusals++;
     return false;
   }
   // Before the clock is read: an alarm that goes off from here on finds the kicker, one that went off earlier is in the
   // past of `now` and is set again.
-  w.kicker.store(&kicker, std::memory_order_relaxed);
+  kicker.store(&guest_kicker, std::memory_order_relaxed);
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  bool admitted = w.arm_for_guest(woken, ready);
+  const bool was_quiet = reactor->quiet();
+  bool admitted = arm_for_guest(woken, ready);
   if (admitted) {
-    w.state.store(Impl::kGuest, std::memory_order_seq_cst);
+    state.store(kGuest, std::memory_order_seq_cst);
     // Who queued something before it could see kGuest did not kick.
-    admitted =
-        w.queue.woken() <= woken && w.queue.ready() <= ready && !w.scheduler.stopping.load(std::memory_order_seq_cst);
+    admitted = queue.woken() <= woken && queue.ready() <= ready && (!was_quiet || reactor->quiet()) &&
+               !scheduler.stopping.load(std::memory_order_seq_cst);
   }
   if (!admitted) {
-    leave_guest();
+    self.leave_guest();
     return false;
   }
   f.refusals = 0;

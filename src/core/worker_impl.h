@@ -76,6 +76,8 @@ struct Worker::Impl {
   // The same for the last time.
   [[noreturn]] void end_fiber();
 
+  // Worker::enter_guest() again, where there is something to be looked at first.
+  [[gnu::noinline]] bool enter_guest_after_all(GuestKicker& guest_kicker);
   // Sets the alarm for the moment when guest code must be stopped. False when it must not even be entered.
   bool arm_for_guest(u32 woken, u32 ready);
   bool alarm_will_do(u32 woken, u32 ready, bool outstanding) const;

@@ -26,6 +26,8 @@ Setup<std::unique_ptr<RingReactor>> RingReactor::create(const RingOptions& optio
   int e = io_uring_queue_init_params(submissions, &r->ring_, &params);
   if (e < 0) return setup_error(describe_ring_failure(-e));
   r->ring_made_ = true;
+  r->taken_ = r->ring_.cq.khead;
+  r->arrived_ = r->ring_.cq.ktail;
   TRY(check_ring_features(r->ring_));
   TRY(restrict_ring(r->ring_));
   r->eventfd_ = HostFd(eventfd(0, EFD_CLOEXEC));
@@ -52,6 +54,7 @@ RingReactor::~RingReactor() {
 // --- Submission -----------------------------------------------------------------------------------
 
 io_uring_sqe* RingReactor::next_sqe() {
+  due_ = true;
   io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
   if (sqe) [[likely]]
     return sqe;
@@ -71,6 +74,7 @@ void RingReactor::submit() {
   int r = io_uring_submit(&ring_);
   // EBUSY, EAGAIN: the entries stay queued, and the next poll() or wait() tries again.
   if (r < 0 && r != -EBUSY && r != -EAGAIN && r != -EINTR) RF_ERROR("io_uring_enter: {}", errno_name(-r));
+  due_ = more_to_do();
 }
 
 // --- Completion -----------------------------------------------------------------------------------
@@ -98,20 +102,14 @@ bool RingReactor::reap() {
       woken();
     } else if (data != kIgnored) {
       auto* request = reinterpret_cast<Request*>(data);
-      if (request->kind_ != Request::Kind::kWake && !(flags & IORING_CQE_F_MORE)) {
-        in_flight_--;
-        if (request->kind_ == Request::Kind::kPoll) polls_--;
-      }
+      if (stops_no_guest(*request) && !(flags & IORING_CQE_F_MORE)) outstanding_--;
       request->complete(result, flags);
     }
   }
 }
 
-// Nothing to be cancelled, submitted or reaped. Looked at before every stay in a guest.
-bool RingReactor::quiet() const {
-  return inbox_size_.load(std::memory_order_seq_cst) == 0 && io_uring_sq_ready(&ring_) == 0 &&
-         *ring_.cq.khead == io_uring_smp_load_acquire(ring_.cq.ktail) && !io_uring_cq_has_overflow(&ring_);
-}
+// Entries that the kernel has not taken, or completions that found no room.
+bool RingReactor::more_to_do() const { return io_uring_sq_ready(&ring_) != 0 || io_uring_cq_has_overflow(&ring_); }
 
 bool RingReactor::poll() {
   if (quiet()) [[likely]]
@@ -120,6 +118,7 @@ bool RingReactor::poll() {
   submit();
   bool any = reap();
   submit();  // what completions queued
+  due_ = more_to_do();
   return any;
 }
 

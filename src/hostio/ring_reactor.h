@@ -73,7 +73,6 @@ class RingReactor final : public Reactor {
   bool poll() override;
   void wait(Nanos deadline) override;
   void wake() override;
-  bool outstanding() const override { return in_flight_ != (interruptions_stop_guests_ ? polls_ : 0); }
 
   // Queues a request, to be filled in by prep(sqe). It goes to the kernel with the next submit(), poll() or wait().
   // Own worker only.
@@ -82,8 +81,7 @@ class RingReactor final : public Reactor {
     io_uring_sqe* sqe = next_sqe();
     prep(sqe);
     io_uring_sqe_set_data(sqe, &request);
-    in_flight_++;
-    if (request.kind_ == Request::Kind::kPoll) polls_++;
+    if (stops_no_guest(request)) outstanding_++;
     count(submissions_);
   }
   void submit();
@@ -119,7 +117,11 @@ class RingReactor final : public Reactor {
     RingReactor& ring_;
   };
 
-  bool quiet() const;
+  bool more_to_do() const;
+  // Of the wake read nobody waits for the completion.
+  bool stops_no_guest(const Request& r) const {
+    return r.kind_ == Request::Kind::kOther || (r.kind_ == Request::Kind::kPoll && !interruptions_stop_guests_);
+  }
   io_uring_sqe* next_sqe();
   bool reap();
   void drain_inbox();
@@ -134,8 +136,6 @@ class RingReactor final : public Reactor {
   bool ring_made_ = false;
   bool interruptions_stop_guests_ = false;
   Worker* worker_ = nullptr;
-  u64 in_flight_ = 0;                            // requests, without the wake read
-  u64 polls_ = 0;                                // those of them that are polls
   std::atomic<u64> submissions_{0}, enters_{0};  // written by the worker alone
   bool skip_next_wait_ = false;                  // a wake-up was reaped by poll()
 
@@ -146,7 +146,6 @@ class RingReactor final : public Reactor {
 
   SpinLock inbox_lock_;
   List<Cancellation, InboxTag> inbox_;
-  std::atomic<u32> inbox_size_{0};
 };
 
 }  // namespace rf::hostio

@@ -13,6 +13,7 @@
 #include "kvm/exceptions.h"
 #include "kvm/interpreted.h"
 #include "kvm/platform.h"
+#include "platform/user_registers.h"
 #include "platform/xstate.h"
 
 namespace rf::kvm {
@@ -20,13 +21,6 @@ namespace rf::kvm {
 using platform::Exit;
 
 namespace {
-
-constexpr u64 kTrapFlag = 0x100;
-// What ring 3 may set, as Linux's sigreturn has it (FIX_EFLAGS), and ID: AC OF DF TF SF ZF AF PF CF RF.
-constexpr u64 kUserFlags = 0x50dd5 | 0x200000;
-constexpr u64 kFixedFlags = 0x202;  // IF and the bit that is always set
-
-bool canonical(u64 va) { return static_cast<u64>(static_cast<s64>(va << 16) >> 16) == va; }
 
 constexpr u32 kInvalidOpcode = 6;
 
@@ -68,12 +62,8 @@ Context::~Context() { drop_resident_fp(); }
 
 Exit Context::run(platform::AddressSpace& as, Registers& regs) {
   auto& space = static_cast<AddressSpace&>(as);
-  // IRET to such an address faults in the kernel on Linux; no vCPU could hold it.
-  if (!canonical(regs.rip)) return plain_exception(SIGSEGV, SI_KERNEL, 0, 13);
+  if (!platform::make_enterable(regs)) return plain_exception(SIGSEGV, SI_KERNEL, 0, 13);
   if (take_interrupt()) return Exit{};
-  regs.eflags = (regs.eflags & kUserFlags) | kFixedFlags;
-  if (!canonical(regs.fs_base)) regs.fs_base = 0;
-  if (!canonical(regs.gs_base)) regs.gs_base = 0;
 
   Worker* worker = Worker::current();
   Vcpu& vcpu = platform_.vcpus().at(worker->index());
@@ -82,28 +72,44 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
   running_on_.store(worker, std::memory_order_seq_cst);
   // Who set it before it could see running_on_ did not kick.
   if (interrupted_.load(std::memory_order_seq_cst)) {
-    running_on_.store(nullptr, std::memory_order_release);
-    worker->leave_guest();
+    left(*worker);
     interrupted_.store(false, std::memory_order_relaxed);
     return Exit{};
   }
-  bool stepping = (regs.eflags & kTrapFlag) != 0;
-  Trap trap;
-  if (vcpu.resident()) {
-    trap = vcpu.run_resident(space, regs, fp_.get());
-  } else {
-    bring_fp_to(vcpu);
-    trap = vcpu.run(space, regs);
-  }
+  return vcpu.resident() ? run_in_ring0(vcpu, *worker, space, regs) : run_by_exits(vcpu, *worker, space, regs);
+}
+
+void Context::left(Worker& worker) {
   running_on_.store(nullptr, std::memory_order_release);  // who still sees the worker kicks it for nothing
-  worker->leave_guest();
-  if (trap.vector == kTrapSyscall) [[likely]] {
-    platform_.counts.add(*worker, Platform::kSyscall);
-    Exit e;
-    e.kind = Exit::Kind::kSyscall;
-    return e;
-  }
-  trap.stepped = stepping || (regs.eflags & kTrapFlag);
+  worker.leave_guest();
+}
+
+Exit Context::system_call(Worker& worker) {
+  platform_.counts.add(worker, Platform::kSyscall);
+  Exit e;
+  e.kind = Exit::Kind::kSyscall;
+  return e;
+}
+
+Exit Context::run_in_ring0(Vcpu& vcpu, Worker& worker, AddressSpace& space, Registers& regs) {
+  const u64 flags = regs.eflags;
+  const u32 vector = vcpu.run_resident(space, regs, fp_.get());
+  left(worker);
+  if (vector == ring0::kSyscallVector) [[likely]]
+    return system_call(worker);
+  Trap trap = vcpu.resident_trap(vector);
+  trap.stepped = ((flags | regs.eflags) & platform::kTrapFlag) != 0;
+  return to_exit(trap, space, regs);
+}
+
+Exit Context::run_by_exits(Vcpu& vcpu, Worker& worker, AddressSpace& space, Registers& regs) {
+  const u64 flags = regs.eflags;
+  bring_fp_to(vcpu);
+  Trap trap = vcpu.run(space, regs);
+  left(worker);
+  if (trap.vector == kTrapSyscall) [[likely]]
+    return system_call(worker);
+  trap.stepped = ((flags | regs.eflags) & platform::kTrapFlag) != 0;
   return to_exit(trap, space, regs);
 }
 

@@ -32,6 +32,10 @@ class Context final : public platform::Context {
   void copy_fp_from(platform::Context& other) override;
 
  private:
+  platform::Exit run_in_ring0(Vcpu& vcpu, Worker& worker, AddressSpace& space, Registers& regs);
+  platform::Exit run_by_exits(Vcpu& vcpu, Worker& worker, AddressSpace& space, Registers& regs);
+  void left(Worker& worker);  // the vCPU has stopped
+  platform::Exit system_call(Worker& worker);
   bool take_interrupt() {
     return interrupted_.load(std::memory_order_relaxed) && interrupted_.exchange(false, std::memory_order_acq_rel);
   }

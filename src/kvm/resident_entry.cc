@@ -2,12 +2,11 @@
 #include "core/futex.h"
 #include "kvm/resident.h"
 #include "kvm/vcpu.h"
+#include "platform/user_registers.h"
 
 namespace rf::kvm {
 
 namespace {
-
-constexpr u64 kTrapFlag = 0x100, kResumeFlag = 0x10000;
 
 // More are not worth it: what a reload of CR3 drops is found again for less.
 constexpr u64 kMostSinglePages = 32;
@@ -31,7 +30,7 @@ u64 Vcpu::invalidate_pages(const AddressSpace& as, u64 generation,
 
 // Translations of the sentry's are global and stay; those of ring 3 go when the space is another one, or has had some
 // of its own taken away.
-Trap Vcpu::run_resident(AddressSpace& as, Registers& regs, std::byte* math) {
+u32 Vcpu::run_resident(AddressSpace& as, Registers& regs, std::byte* math) {
   ring0::Cpu& cpu = resident_->cpu();
   // Before the generation is read: see VcpuSet::flush().
   live_space_.store(as.id(), std::memory_order_seq_cst);
@@ -42,16 +41,19 @@ Trap Vcpu::run_resident(AddressSpace& as, Registers& regs, std::byte* math) {
   }
   // As Linux decides it. An RIP that is not the guest's must not be SYSRET's: on some CPUs that faults in ring 0.
   const bool sysret = regs.rcx == regs.rip && regs.r11 == regs.eflags && regs.rip < platform::kGuestAddressLimit &&
-                      !(regs.eflags & (kTrapFlag | kResumeFlag));
+                      !(regs.eflags & (platform::kTrapFlag | platform::kResumeFlag));
   const u32 vector = ring0::rf_ring0_enter_ring3(&cpu, &regs, sysret, math);
   live_space_.store(0, std::memory_order_release);
   runs_.fetch_add(1, std::memory_order_seq_cst);
   if (run_watchers_.load(std::memory_order_seq_cst) != 0) [[unlikely]]
     futex_wake(runs_, ~0u >> 1);
+  return vector;
+}
+
+Trap Vcpu::resident_trap(u32 vector) const {
+  const ring0::Cpu& cpu = resident_->cpu();
   Trap trap;
-  if (vector == ring0::kSyscallVector) [[likely]] {
-    trap.vector = kTrapSyscall;
-  } else if (vector == ring0::kInterruptVector || vector == ring0::kNmiVector) {
+  if (vector == ring0::kInterruptVector || vector == ring0::kNmiVector) {
     trap.vector = kTrapInterrupted;
   } else if (vector == ring0::kLostPageVector) {
     trap.vector = kTrapLostPage;

@@ -64,8 +64,9 @@ class Vcpu final : public GuestKicker {
   // Runs `body` in ring 0 of this vCPU, which is the calling worker's.
   void enter_ring0(const std::function<void()>& body);
   // In ring 0, on the vCPU's own thread: run() for ring-0 mode. `math` is the guest's vector state where the registers
-  // do not hold it.
-  Trap run_resident(AddressSpace& as, Registers& regs, std::byte* math);
+  // do not hold it. What ended it: ring0::kSyscallVector, or what resident_trap() makes a Trap of.
+  u32 run_resident(AddressSpace& as, Registers& regs, std::byte* math);
+  Trap resident_trap(u32 vector) const;
   // In ring 0, on the vCPU's own thread: the step from this generation of `as` to the next took these ranges away. Few
   // pages are invalidated one by one; otherwise, the next entry reloads CR3. Gives the number of pages invalidated.
   u64 invalidate_pages(const AddressSpace& as, u64 generation, std::span<const platform::Invalidation::Range> ranges);

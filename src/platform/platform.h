@@ -41,10 +41,10 @@ struct Exit {
   // kPageFault: what the access was, and whether a page was mapped (a protection fault) or not.
   Access access = Access::kNone;
   bool present = false;
+  u8 vector = 0;    // x86 exception number
   int signo = 0;    // kException
   int code = 0;     // kException: si_code
   u64 address = 0;  // fault address, or the instruction's
-  u8 vector = 0;    // x86 exception number
   u64 error = 0;    // x86 error code
 };
 

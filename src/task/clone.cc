@@ -183,7 +183,7 @@ Result<void> Birth::publish(const CloneRequest& r) {
     if (parent_.has_work() || mine.exiting || mine.exec_task) return err(kERESTARTNOINTR);
   }
   if (&group != &mine) {
-    group.parent = (r.flags & CLONE_PARENT) != 0 ? mine.parent : &mine;
+    group.set_parent((r.flags & CLONE_PARENT) != 0 ? mine.parent : &mine);
     group.parent_thread = (r.flags & CLONE_PARENT) != 0 ? mine.parent_thread : parent_.tid;
     if ((r.flags & CLONE_PARENT) != 0) group.exit_signal = mine.exit_signal;
     if (!group.parent) return err(EAGAIN);  // the whole sandbox is ending

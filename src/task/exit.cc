@@ -144,7 +144,7 @@ void reparent_children(ThreadGroup& group, Garbage& garbage) {
   std::vector<Ref<ThreadGroup>> children;
   children.swap(group.children);
   for (Ref<ThreadGroup>& child : children) {
-    child->parent = heir;
+    child->set_parent(heir);
     child->parent_thread = heir ? heir->pid : 0;
     child->exit_signal = SIGCHLD;
     ThreadGroup& c = *child;
@@ -288,7 +288,7 @@ void reap(ThreadGroup& zombie, Garbage& garbage) {
     }
     std::erase(parent->children, &zombie);
   }
-  zombie.parent = nullptr;
+  zombie.set_parent(nullptr);
   if (zombie.process_group) garbage.push_back(zombie.process_group);
   kernel.set_process_group(zombie, {});
   if (Task* leader = zombie.leader) {

@@ -14,7 +14,8 @@ namespace rf::task {
 namespace {
 
 bool is_restart(int e) {
-  return e == kERESTARTSYS || e == kERESTARTNOINTR || e == kERESTARTNOHAND || e == kERESTART_RESTARTBLOCK;
+  return e >= kERESTARTSYS &&
+         (e == kERESTARTSYS || e == kERESTARTNOINTR || e == kERESTARTNOHAND || e == kERESTART_RESTARTBLOCK);
 }
 
 // --- SyscallExit ----------------------------------------------------------------------------------
@@ -39,24 +40,19 @@ class SyscallExit final : public RunState {
 
 // --- SyscallInvoke --------------------------------------------------------------------------------
 
-const RunState* invoke(Task& task, const SyscallEntry* entry) {
+[[gnu::always_inline]] inline const RunState* invoke(Task& task, const SyscallEntry* entry) {
   const SysResult result = entry->handler(task, task.args);
   if (result.next()) [[unlikely]]
     return result.next();
-  const Result<u64>& value = result.value();
-  if (value) {
-    task.regs.rax = *value;
-  } else {
-    const int e = errno_value(value.error());
-    task.regs.rax = static_cast<u64>(-s64{e});
-    if (is_restart(e)) {
-      task.restart_code = e;
-      task.restart_rax = task.regs.orig_rax;
-    }
+  task.regs.rax = result.rax();
+  const int error = result.error();
+  if (is_restart(error)) [[unlikely]] {
+    task.restart_code = error;
+    task.restart_rax = task.regs.orig_rax;
   }
   if (task.kernel.strace) [[unlikely]]
     task.kernel.strace->exit(task, entry, result);
-  if (task.restore_mask && task.restart_code == 0 && (value || value.error() != Errno{EINTR})) [[unlikely]]
+  if (task.restore_mask && task.restart_code == 0 && error != EINTR) [[unlikely]]
     restore_mask(task);
   return finish_syscall(task);
 }
@@ -166,16 +162,17 @@ platform::Exit run_guest(Task& task, Worker*& worker) {
 class RunApp final : public RunState {
  public:
   const RunState* execute(Task& task) const override {
+    if (task.has_work()) [[unlikely]]
+      return &kInterrupt;
     for (;;) {
-      if (task.has_work()) [[unlikely]]
-        return &kInterrupt;
       Worker* worker;
       const platform::Exit exit = run_guest(task, worker);
       switch (exit.kind) {
         case platform::Exit::Kind::kSyscall:
+          // Has looked at has_work().
           if (const RunState* next = enter_syscall(task, *worker); next != &kRunApp) [[unlikely]]
             return next;
-          break;
+          continue;
         case platform::Exit::Kind::kPageFault:
           page_fault(task, exit);
           break;
@@ -189,6 +186,8 @@ class RunApp final : public RunState {
           }
           break;
       }
+      if (task.has_work()) [[unlikely]]
+        return &kInterrupt;
     }
   }
   const char* name() const override { return "RunApp"; }

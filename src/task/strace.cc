@@ -56,8 +56,8 @@ void StraceSink::enter(Task& task, const SyscallEntry* entry) {
   task.strace_line = std::move(text);
 }
 
-void StraceSink::exit(Task& task, const SyscallEntry* entry, const SysResult& result) {
-  const s64 value = result.next() ? 0 : result.value() ? static_cast<s64>(*result.value()) : -1;
+void StraceSink::exit(Task& task, const SyscallEntry* entry, SysResult result) {
+  const s64 value = result.next() ? 0 : result.error() == 0 ? static_cast<s64>(result.rax()) : -1;
   std::string text;
   for (char c : task.strace_line) {
     if (entry != nullptr && c >= 1 && c <= 6)

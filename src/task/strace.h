@@ -27,7 +27,7 @@ class StraceSink {
 
   // On the task's fiber. `entry` is null for unknown numbers. May suspend (reads guest memory).
   void enter(Task& task, const SyscallEntry* entry);
-  void exit(Task& task, const SyscallEntry* entry, const SysResult& result);
+  void exit(Task& task, const SyscallEntry* entry, SysResult result);
   void signal(Task& task, const siginfo_t& info);
   void exited(Task& task);  // "+++ exited with 0 +++"
 

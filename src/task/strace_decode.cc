@@ -407,12 +407,12 @@ std::string decode_argument(Task& t, const SyscallEntry& entry, int i, bool afte
   return "";
 }
 
-std::string decode_result(const SysResult& result, bool address_result) {
+std::string decode_result(SysResult result, bool address_result) {
   if (result.next() != nullptr) return "?";
-  const Result<u64>& r = result.value();
-  if (r) return address_result ? fmt::format("{:#x}", *r) : fmt::format("{}", static_cast<s64>(*r));
-  const int e = errno_value(r.error());
+  const int e = result.error();
   switch (e) {
+    case 0:
+      return address_result ? fmt::format("{:#x}", result.rax()) : fmt::format("{}", static_cast<s64>(result.rax()));
     case kERESTARTSYS:
       return "? ERESTARTSYS (To be restarted if SA_RESTART is set)";
     case kERESTARTNOINTR:

@@ -14,7 +14,7 @@ std::string decode_argument(Task& t, const SyscallEntry& entry, int i, bool afte
 // Whether the argument can only be shown once the call has returned.
 bool decoded_after(Arg kind);
 // "0", "-1 ENOENT (No such file or directory)", "0x7f0000000000", "? ERESTARTSYS (...)".
-std::string decode_result(const SysResult& result, bool address);
+std::string decode_result(SysResult result, bool address);
 // Flags as names joined by '|', the rest in hex; "0" for none.
 struct FlagName {
   u64 value;

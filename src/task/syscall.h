@@ -8,6 +8,7 @@
 #include <atomic>
 #include <span>
 #include <string>
+#include <type_traits>
 
 #include "core/result.h"
 #include "core/types.h"
@@ -35,29 +36,35 @@ struct SyscallArgs {
 };
 
 // What a handler gives back: a value for rax, an error, or a change of the task's course (exit, execve, sigreturn),
-// after which rax is not touched.
+// after which rax is not touched. Two words, which come back in registers.
 class SysResult {
  public:
-  SysResult(u64 value) : value_(value) {}             // NOLINT: handlers `return n;`
-  SysResult(std::unexpected<Errno> e) : value_(e) {}  // NOLINT: `return err(EINVAL);`, TRY
-  SysResult(const Result<u64>& r) : value_(r) {}      // NOLINT
+  SysResult(u64 value) : word_(value) {}  // NOLINT: handlers `return n;`
+  SysResult(std::unexpected<Errno> e)
+      : word_(static_cast<u64>(errno_value(e.error()))), tag_(kError) {}  // NOLINT: `return err(EINVAL);`, TRY
   template <class T>
   requires std::is_integral_v<T> SysResult(const Result<T>& r)
-      : value_(r ? Result<u64>(static_cast<u64>(*r)) : err(r.error())) {}            // NOLINT
-  SysResult(const Result<void>& r) : value_(r ? Result<u64>(0) : err(r.error())) {}  // NOLINT
+      : SysResult(r ? SysResult(static_cast<u64>(*r)) : SysResult(err(r.error()))) {}                 // NOLINT
+  SysResult(const Result<void>& r) : SysResult(r ? SysResult(u64{0}) : SysResult(err(r.error()))) {}  // NOLINT
   static SysResult go_to(const RunState& next) {
     SysResult r(u64{0});
-    r.next_ = &next;
+    r.tag_ = reinterpret_cast<u64>(&next);
     return r;
   }
 
-  const Result<u64>& value() const { return value_; }
-  const RunState* next() const { return next_; }
+  // Null: there is a value or an error.
+  const RunState* next() const { return tag_ > kError ? reinterpret_cast<const RunState*>(tag_) : nullptr; }
+  // 0: none.
+  int error() const { return tag_ == kError ? static_cast<int>(word_) : 0; }
+  // What the guest gets.
+  u64 rax() const { return tag_ == kError ? -word_ : word_; }
 
  private:
-  Result<u64> value_;
-  const RunState* next_ = nullptr;
+  static constexpr u64 kError = 1;
+  u64 word_;
+  u64 tag_ = 0;  // kError, or the address of the state to go to
 };
+static_assert(std::is_trivially_copyable_v<SysResult>);
 
 using SyscallHandler = SysResult (*)(Task&, const SyscallArgs&);
 

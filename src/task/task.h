@@ -110,9 +110,15 @@ class ThreadGroup final : public RefCounted {
   u32 live_threads = 0;
   Task* leader = nullptr;
 
+  std::atomic<Pid> parent_pid{0};  // for getppid(2); 0: no parent
+
   // --- guarded by Kernel::tree_lock ---
-  ThreadGroup* parent = nullptr;
-  Pid parent_thread = 0;  // that made it, for parent-death signals
+  void set_parent(ThreadGroup* p) {
+    parent = p;
+    parent_pid.store(p ? p->pid : 0, std::memory_order_relaxed);
+  }
+  ThreadGroup* parent = nullptr;  // changed by set_parent()
+  Pid parent_thread = 0;          // that made it, for parent-death signals
   std::vector<Ref<ThreadGroup>> children;
   Ref<ProcessGroup> process_group;
   bool child_subreaper = false;

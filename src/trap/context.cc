@@ -15,6 +15,7 @@
 #include "core/check.h"
 #include "core/cycles.h"
 #include "hostio/calls.h"
+#include "platform/user_registers.h"
 #include "platform/xstate.h"
 #include "trap/platform.h"
 #include "trap/stub_code.h"
@@ -29,13 +30,8 @@ namespace {
 
 constexpr u64 kNoFault = ~u64{0};
 
-// What ring 3 may set, as Linux's sigreturn has it (FIX_EFLAGS), and ID: AC OF DF TF SF ZF AF PF CF RF.
-constexpr u64 kUserFlags = 0x50dd5 | 0x200000;
-constexpr u64 kFixedFlags = 0x202;  // IF and the bit that is always set
-
-constexpr u64 kTrapFlag = 0x100;
 // What POPF sets as IRET does: ID OF DF SF ZF AF PF CF, and kFixedFlags.
-constexpr u64 kFlagsOfPopf = 0x200000 | 0xcd5 | kFixedFlags;
+constexpr u64 kFlagsOfPopf = 0x200000 | 0xcd5 | platform::kFixedFlags;
 
 // Those that come first in Registers: all but RIP, RFLAGS and RSP.
 constexpr size_t kGeneralRegisters = offsetof(platform::Registers, orig_rax) / sizeof(u64);
@@ -52,8 +48,6 @@ constexpr Nanos kLook = 1'000'000;
 
 // A stub thread on the worker's own core cannot have answered sooner.
 constexpr u64 kTwoSwitches = 4'000;  // cycles
-
-bool canonical(u64 va) { return static_cast<u64>(static_cast<s64>(va << 16) >> 16) == va; }
 
 // What guest code may change meanwhile is read once.
 template <class T>
@@ -122,14 +116,10 @@ void Context::unbind() {
 
 Exit Context::run(platform::AddressSpace& as, Registers& regs) {
   auto& space = static_cast<AddressSpace&>(as);
-  // IRET to such an address faults in the kernel on Linux.
-  if (!canonical(regs.rip)) return exception(SIGSEGV, SI_KERNEL, 0, kGeneralProtection, 0);
+  if (!platform::make_enterable(regs)) return exception(SIGSEGV, SI_KERNEL, 0, kGeneralProtection, 0);
   if (take_interrupt()) return Exit{};
-  regs.eflags = (regs.eflags & kUserFlags) | kFixedFlags;
-  if (!canonical(regs.fs_base)) regs.fs_base = 0;
-  if (!canonical(regs.gs_base)) regs.gs_base = 0;
   // Guest code that has a use for GS itself, or looks at each instruction, is not to meet patches.
-  if (regs.gs_base != 0 || (regs.eflags & kTrapFlag)) [[unlikely]]
+  if (regs.gs_base != 0 || (regs.eflags & platform::kTrapFlag)) [[unlikely]]
     space.stop_patching();
   if (regs.rip != after_call_ && space.patched()) [[unlikely]]
     regs.rip = space.patched_place(regs.rip);

@@ -254,8 +254,7 @@ SysResult sys_getpid(Task& t, const SyscallArgs&) { return static_cast<u64>(t.gr
 SysResult sys_gettid(Task& t, const SyscallArgs&) { return static_cast<u64>(t.tid); }
 
 SysResult sys_getppid(Task& t, const SyscallArgs&) {
-  std::shared_lock guard(t.kernel.tree_lock);
-  return static_cast<u64>(t.group->parent ? t.group->parent->pid : 0);
+  return static_cast<u64>(t.group->parent_pid.load(std::memory_order_relaxed));
 }
 
 SysResult sys_set_tid_address(Task& t, const SyscallArgs& a) {

@@ -110,7 +110,7 @@ SysResult sys_sendmmsg(Task& t, const SyscallArgs& a) {
     const mm::UserAddr entry = batch_entry(a.addr(1), sent);
     bool left = false;
     const SysResult r = send_message(t, *s, entry, a.i(3), &left);
-    const Result<void> told = r.value() ? write_batch_length(t, entry, *r.value()) : err(r.value().error());
+    const Result<void> told = r.error() == 0 ? write_batch_length(t, entry, r.rax()) : err(r.error());
     if (!told) return sent != 0 ? SysResult(sent) : told;
     ++sent;
     if (left) break;
@@ -175,7 +175,7 @@ SysResult receive_batch(Task& t, SocketFile& s, const SyscallArgs& a, Nanos dead
   while (received < count) {
     const mm::UserAddr entry = batch_entry(a.addr(1), received);
     const SysResult r = receive_message(t, s, entry, flags);
-    const Result<void> told = r.value() ? write_batch_length(t, entry, *r.value()) : err(r.value().error());
+    const Result<void> told = r.error() == 0 ? write_batch_length(t, entry, r.rax()) : err(r.error());
     if (!told) {
       const int e = errno_value(told.error());
       if (received == 0) return told;
@@ -198,7 +198,7 @@ SysResult sys_recvmmsg(Task& t, const SyscallArgs& a) {
   const Nanos deadline = TRY(read_timeout(t, timeout));
   SocketArgument s = TRY(SocketArgument::resolve(t, a.fd(0)));
   const SysResult r = receive_batch(t, *s, a, deadline);
-  if (timeout && r.value() && *r.value() != 0) {
+  if (timeout && r.error() == 0 && r.rax() != 0) {
     const Nanos left = std::max<Nanos>(deadline - monotonic_now(), 0);
     TRY(timeout.write(*t.mm, {left / kNanosPerSecond, left % kNanosPerSecond}));
   }

@@ -9,9 +9,13 @@
 #include "core/worker_impl.h"
 
 namespace rf {
-namespace {
 
-thread_local Worker* t_worker = nullptr;
+// The link-time optimiser does not see who reads it.
+extern "C" {
+[[gnu::used, gnu::externally_visible]] constinit thread_local Worker* rf_current_worker = nullptr;
+}
+
+namespace {
 
 // How often a busy worker looks at its reactor and timers, in fibers run.
 constexpr u32 kReapInterval = 16;
@@ -47,13 +51,6 @@ void install_kick_handler() {
 }
 
 }  // namespace
-
-// The empty asm makes the function impure: the compiler must not merge two calls with a switch between them.
-Worker* Worker::current() {
-  Worker* w = t_worker;
-  asm volatile("" : "+r"(w) : : "memory");
-  return w;
-}
 
 void Worker::handle_kick_signal() noexcept {
   impl_->kick_timer.went_off();
@@ -183,7 +180,7 @@ void Worker::prod() {
 // --- The worker's thread --------------------------------------------------------------------------
 
 Setup<void> Worker::Impl::start() {
-  t_worker = &self;
+  rf_current_worker = &self;
   tid = gettid();
   loop_context.adopt_thread();
   install_kick_handler();
@@ -195,7 +192,7 @@ Setup<void> Worker::Impl::start() {
 
 void Worker::Impl::finish() {
   kick_timer.destroy();
-  t_worker = nullptr;
+  rf_current_worker = nullptr;
 }
 
 void Worker::Impl::loop() {

@@ -25,7 +25,7 @@ enum : u32 {
 };
 
 // Page-fault error code bits.
-constexpr u64 kFaultPresent = 1, kFaultWrite = 2, kFaultFetch = 16;
+constexpr u64 kFaultPresent = 1, kFaultWrite = 2, kFaultUser = 4, kFaultFetch = 16;
 
 // fpu__exception_code() of Linux: the exceptions that are raised and not masked, by priority. Bits: 0 invalid,
 // 1 denormal, 2 divide by zero, 3 overflow, 4 underflow, 5 precision.
@@ -51,13 +51,21 @@ int fp_code(u32 vector, const std::byte* fp) {
 
 Exit page_fault(const Trap& trap) {
   Exit e;
-  e.kind = Exit::Kind::kPageFault;
   e.vector = kPageFault;
   e.error = trap.error;
   e.address = trap.address;
   e.access = trap.error & kFaultFetch ? Access::kExec : trap.error & kFaultWrite ? Access::kWrite : Access::kRead;
   // What is mapped above the limit is no mapping of the guest's.
   e.present = (trap.error & kFaultPresent) && trap.address < platform::kGuestAddressLimit;
+  // The CPU itself, as supervisor, was refused a user's page (QEMU reads the stack like that for ring 3's LRET, and SMAP
+  // is on in ring-0 mode). To map it once more would help as little as the last time.
+  if (e.present && !(trap.error & kFaultUser)) {
+    e.kind = Exit::Kind::kException;
+    e.signo = SIGSEGV;
+    e.code = SEGV_ACCERR;
+    return e;
+  }
+  e.kind = Exit::Kind::kPageFault;
   return e;
 }
 

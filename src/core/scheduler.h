@@ -30,6 +30,9 @@ class Reactor {
   virtual void wait(Nanos deadline) = 0;
   // Makes the wait() in progress, or the next one, return. Any thread.
   virtual void wake() = 0;
+  // Before guest code is entered, when outstanding(): arranges for completions from now on to stop guest code, as far
+  // as that can be arranged. Own worker only.
+  virtual void prepare_for_guest() {}
 
   // The next two are looked at before every stay in a guest, and therefore not virtual. Own worker only.
   // Whether poll() has nothing to do.
@@ -127,8 +130,8 @@ class Worker {
   Impl* impl_ = nullptr;
 };
 
-// In assembly, relative to the thread pointer at this moment. The compiler, which knows nothing of fibers, would keep the
-// variable's address over a switch, and then read another thread's.
+// In assembly, relative to the thread pointer at this moment. The compiler, which knows nothing of fibers, would keep
+// the variable's address over a switch, and then read another thread's.
 inline Worker* Worker::current() {
   Worker* w;
   asm volatile("movq %%fs:rf_current_worker@tpoff, %0" : "=r"(w) : : "memory");

@@ -90,6 +90,7 @@ bool Worker::Impl::enter_guest_after_all(GuestKicker& guest_kicker) {
   // past of `now` and is set again.
   kicker.store(&guest_kicker, std::memory_order_relaxed);
   std::atomic_signal_fence(std::memory_order_seq_cst);
+  if (reactor->outstanding()) reactor->prepare_for_guest();
   const bool was_quiet = reactor->quiet();
   bool admitted = arm_for_guest(woken, ready);
   if (admitted) {

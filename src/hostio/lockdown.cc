@@ -56,6 +56,7 @@ Setup<void> lock_down(const LockdownOptions& options) {
   else
     result = restrict_thread();
   TRY(std::move(result));
+  if (options.before_filter) TRY(options.before_filter());
   return install_call_filter(options);
 }
 

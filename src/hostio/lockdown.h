@@ -3,6 +3,7 @@
 // that took over the sentry would find no exec, no socket, no ptrace, no way to map code, and no file but those.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,9 @@ struct LockdownOptions {
   // The sentry has child processes that are to end with it, which Linux does by a signal from the dying sentry.
   bool signals_children = false;
   std::vector<u64> platform_ioctls;  // those of the platform that runs the guest
+  // Done without privilege already, but before the filter: what host calls it takes are not to be had later. May be
+  // empty.
+  std::function<Setup<void>()> before_filter;
 };
 
 // Drops capabilities, sets no_new_privs, restricts opening files (Landlock, where the host has it) and installs the

@@ -218,5 +218,26 @@ TEST_F(LandlockTest, FilesOutsideTheTreesCannotBeOpened) {
   EXPECT_EQ(o.status, 0) << o.errors;
 }
 
+// It opens files without the process's filter, with credentials that it was made with.
+TEST_F(LandlockTest, TheSubmissionThreadOpensNothingElse) {
+  options_.before_filter = start_submission_threads;
+  const Outcome o = locked_down(options_, [&] {
+    Worker& here = *Worker::current();
+    // O_CREAT: through the ring. Until the thread has been asked for each.
+    const auto opens = [&](const char* name) {
+      const open_how how{.flags = O_RDWR | O_CREAT | O_CLOEXEC, .mode = 0600, .resolve = 0};
+      for (const u64 before = ring_stats(here).handed_over;;) {
+        auto fd = openat2(AT_FDCWD, (directory_ + name).c_str(), how);
+        if (ring_stats(here).handed_over > before) return fd ? 0 : errno_value(fd.error());
+      }
+    };
+    if (opens("/write/new") != 0) return 1;
+    if (opens("/read/new") != EACCES) return 2;
+    if (opens("/other/f") != EACCES) return 3;
+    return 0;
+  });
+  EXPECT_EQ(o.status, 0) << o.errors;
+}
+
 }  // namespace
 }  // namespace rf::hostio

@@ -66,8 +66,12 @@ Result<s32> perform(Prep prep, Interruptible interruptible = Interruptible::kNo,
   for (int retries = 0;;) {
     Awaited<Request> op(kind);
     RingReactor& ring = RingReactor::current();
-    ring.queue(op, prep);
-    ring.poll();
+    if (interruptible == Interruptible::kNo && deadline == kNever) {
+      ring.start(op, prep);
+    } else {
+      ring.queue(op, prep);
+      ring.poll();
+    }
     WakeReason reason = WakeReason::kWoken;
     while (!op.done() && reason == WakeReason::kWoken) reason = park(interruptible, deadline);
     if (!op.done()) cancel_and_await(ring, op);

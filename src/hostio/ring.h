@@ -30,6 +30,7 @@ namespace rf::hostio {
 
 struct RingStats {
   u64 submissions = 0;  // requests
+  u64 handed_over = 0;  // of these, to the submission thread
   u64 enters = 0;       // io_uring_enter host calls
 };
 
@@ -46,6 +47,10 @@ struct RingOptions {
 };
 // The same with options, for SchedulerOptions::make_reactor.
 std::function<Setup<std::unique_ptr<Reactor>>(u32 worker)> ring_reactor_maker(RingOptions options);
+// Gives the workers of the calling fiber's scheduler a thread of the kernel's that takes requests from memory, so that
+// under load they cost no host call. It has the workers' credentials of this moment. Suspends. The error: why the host
+// has none to give.
+Setup<void> start_submission_threads();
 RingStats ring_stats(Worker& worker);
 // Whether the caller is a fiber of a worker that has a ring, so that the calls below can be made.
 bool ring_available();

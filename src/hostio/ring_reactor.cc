@@ -14,6 +14,9 @@ namespace {
 constexpr u64 kIgnored = 0;
 constexpr u64 kWakeMessage = 1;
 
+// For so long a worker with nothing to do looks for completions in memory before it sleeps, which costs about as much.
+constexpr Nanos kAwaitPolled = 20'000;
+
 }  // namespace
 
 Setup<std::unique_ptr<RingReactor>> RingReactor::create(const RingOptions& options) {
@@ -29,9 +32,12 @@ Setup<std::unique_ptr<RingReactor>> RingReactor::create(const RingOptions& optio
   r->taken_ = r->ring_.cq.khead;
   r->arrived_ = r->ring_.cq.ktail;
   TRY(check_ring_features(r->ring_));
-  TRY(restrict_ring(r->ring_));
   r->eventfd_ = HostFd(eventfd(0, EFD_CLOEXEC));
   if (!r->eventfd_.valid()) return setup_error("cannot create an eventfd: " + errno_text(errno));
+  e = io_uring_register_eventfd_async(&r->ring_, r->eventfd_.get());
+  if (e < 0) return setup_error("io_uring refuses an eventfd: " + errno_text(-e));
+  io_uring_cq_eventfd_toggle(&r->ring_, false);
+  TRY(restrict_ring(r->ring_));
   r->worker_ = Worker::current();
   r->arm_wake_read();
   r->submit();
@@ -40,15 +46,15 @@ Setup<std::unique_ptr<RingReactor>> RingReactor::create(const RingOptions& optio
 
 RingReactor::~RingReactor() {
   if (!ring_made_) return;
-  // Requests write to memory that is about to go. On another thread than the ring's this fails, but then that thread
-  // has ended, and the kernel cancelled what was its own.
-  io_uring_sync_cancel_reg all{};
-  all.flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;
-  all.timeout = {1, 0};
-  io_uring_register_sync_cancel(&ring_, &all);
-  io_uring_queue_exit(&ring_);
+  polled_.reset();
+  cancel_and_close(ring_);
   while (inbox_.pop_front()) {
   }
+}
+
+Setup<void> RingReactor::start_submission_thread(RingReactor* sharer) {
+  polled_ = TRY(PolledRing::create(eventfd_.get(), sharer ? sharer->polled_.get() : nullptr));
+  return {};
 }
 
 // --- Submission -----------------------------------------------------------------------------------
@@ -98,33 +104,67 @@ bool RingReactor::reap() {
     u32 flags = cqe.flags;
     io_uring_cq_advance(&ring_, 1);
     any = true;
-    if (data == kWakeMessage) {
+    if (data == kWakeMessage)
       woken();
-    } else if (data != kIgnored) {
-      auto* request = reinterpret_cast<Request*>(data);
-      if (stops_no_guest(*request) && !(flags & IORING_CQE_F_MORE)) outstanding_--;
-      request->complete(result, flags);
-    }
+    else if (data != kIgnored)
+      completed(*reinterpret_cast<Request*>(data), result, flags);
   }
 }
 
-// Entries that the kernel has not taken, or completions that found no room.
-bool RingReactor::more_to_do() const { return io_uring_sq_ready(&ring_) != 0 || io_uring_cq_has_overflow(&ring_); }
+bool RingReactor::reap_polled() {
+  bool any = false;
+  void* request;
+  for (s32 result; polled_ && polled_->take(request, result); any = true)
+    completed(*static_cast<Request*>(request), result, 0);
+  return any;
+}
+
+void RingReactor::completed(Request& request, s32 result, u32 flags) {
+  if (!(flags & IORING_CQE_F_MORE)) {
+    if (stops_no_guest(request)) outstanding_--;
+    if (request.kind_ == Request::Kind::kOther) for_kernel_threads_--;
+  }
+  request.complete(result, flags);
+}
+
+// Entries that the kernel has not taken, completions that found no room, or such to come that would stop no guest.
+bool RingReactor::more_to_do() const {
+  return io_uring_sq_ready(&ring_) != 0 || io_uring_cq_has_overflow(&ring_) ||
+         (for_kernel_threads_ != 0 && !announcing_);
+}
+
+void RingReactor::announce(bool on) {
+  if (announcing_ == on) return;
+  announcing_ = on;
+  io_uring_cq_eventfd_toggle(&ring_, on);
+  if (polled_) polled_->announce(on);
+}
+
+void RingReactor::prepare_for_guest() {
+  announce(for_kernel_threads_ != 0);
+  reap();  // what was not announced
+  reap_polled();
+  submit();
+  due_ = more_to_do();
+}
 
 bool RingReactor::poll() {
   if (quiet()) [[likely]]
     return false;
+  announce(false);
   drain_inbox();
   submit();
   bool any = reap();
+  any |= reap_polled();
   submit();  // what completions queued
   due_ = more_to_do();
   return any;
 }
 
 void RingReactor::wait(Nanos deadline) {
+  announce(false);
   drain_inbox();
-  if (std::exchange(skip_next_wait_, false) || reap()) {
+  if (std::exchange(skip_next_wait_, false) || reap() || await_polled()) {
     submit();
     skip_next_wait_ = false;
     return;
@@ -143,9 +183,25 @@ void RingReactor::wait(Nanos deadline) {
   int r = io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, deadline == kNever ? nullptr : &timeout, nullptr);
   if (r < 0 && r != -ETIME && r != -EINTR && r != -EBUSY && r != -EAGAIN)
     RF_ERROR("waiting in io_uring: {}", errno_name(-r));
+  if (polled_) polled_->announce(false);
   reap();
+  reap_polled();
   submit();
   skip_next_wait_ = false;  // the wake-up it stands for has ended this wait
+}
+
+// Before a wait: looks for a while whether the submission thread completes something. If not, what it completes from
+// here on ends the wait.
+bool RingReactor::await_polled() {
+  if (!polled_ || polled_->in_flight() == 0) return false;
+  const Nanos until = monotonic_now() + kAwaitPolled;
+  do {
+    if (reap_polled()) return true;
+    if (io_uring_cq_ready(&ring_) != 0) return reap();
+    __builtin_ia32_pause();
+  } while (monotonic_now() < until);
+  polled_->announce(true);
+  return reap_polled();
 }
 
 // --- Wake-ups -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@
 #include "core/scheduler.h"
 #include "core/spinlock.h"
 #include "hostio/fd.h"
+#include "hostio/polled_ring.h"
 #include "hostio/ring.h"
 
 namespace rf::hostio {
@@ -73,6 +74,11 @@ class RingReactor final : public Reactor {
   bool poll() override;
   void wait(Nanos deadline) override;
   void wake() override;
+  void prepare_for_guest() override;
+
+  // Requests that can be handed to a submission thread are from now on, under load. The thread is `sharer`'s, if it has
+  // one. On the ring's thread, when that has the credentials that requests are to be made with.
+  Setup<void> start_submission_thread(RingReactor* sharer);
 
   // Queues a request, to be filled in by prep(sqe). It goes to the kernel with the next submit(), poll() or wait().
   // Own worker only.
@@ -81,17 +87,32 @@ class RingReactor final : public Reactor {
     io_uring_sqe* sqe = next_sqe();
     prep(sqe);
     io_uring_sqe_set_data(sqe, &request);
-    if (stops_no_guest(request)) outstanding_++;
-    count(submissions_);
+    started(request);
   }
   void submit();
+  // The same for a request that is never cancelled; hands it over at once, by whichever way is cheaper just now.
+  template <class Prep>
+  void start(Request& request, Prep&& prep) {
+    if (polled_ && polled_->worthwhile()) {
+      if (polled_->submit(&request, prep)) count(enters_);
+      started(request);
+      count(handed_over_);
+      due_ = true;
+      reap_polled();
+    } else {
+      queue(request, prep);
+      poll();
+    }
+  }
 
   // Sends a cancellation for a request that is in this ring. Any worker.
   void cancel(Cancellation& c);
 
   // From any thread; may lag.
   RingStats stats() const {
-    return {submissions_.load(std::memory_order_relaxed), enters_.load(std::memory_order_relaxed)};
+    return {.submissions = submissions_.load(std::memory_order_relaxed),
+            .handed_over = handed_over_.load(std::memory_order_relaxed),
+            .enters = enters_.load(std::memory_order_relaxed)};
   }
 
  private:
@@ -124,6 +145,15 @@ class RingReactor final : public Reactor {
   }
   io_uring_sqe* next_sqe();
   bool reap();
+  bool reap_polled();
+  bool await_polled();
+  void started(const Request& request) {
+    if (stops_no_guest(request)) outstanding_++;
+    if (request.kind_ == Request::Kind::kOther) for_kernel_threads_++;
+    count(submissions_);
+  }
+  void completed(Request& request, s32 result, u32 flags);
+  void announce(bool on);
   void drain_inbox();
   void queue_cancel(Cancellation& c);
   void arm_wake_read();
@@ -135,9 +165,13 @@ class RingReactor final : public Reactor {
   io_uring ring_{};
   bool ring_made_ = false;
   bool interruptions_stop_guests_ = false;
+  std::unique_ptr<PolledRing> polled_;
+  u64 for_kernel_threads_ = 0;  // requests that a thread of the kernel's may complete
+  // Whether such completions are announced by the eventfd, and so interrupt this thread.
+  bool announcing_ = false;
   Worker* worker_ = nullptr;
-  std::atomic<u64> submissions_{0}, enters_{0};  // written by the worker alone
-  bool skip_next_wait_ = false;                  // a wake-up was reaped by poll()
+  std::atomic<u64> submissions_{0}, handed_over_{0}, enters_{0};  // written by the worker alone
+  bool skip_next_wait_ = false;                                   // a wake-up was reaped by poll()
 
   HostFd eventfd_;
   WakeRead wake_read_{*this};

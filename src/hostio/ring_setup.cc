@@ -108,6 +108,14 @@ Setup<void> restrict_ring(io_uring& ring) {
   return {};
 }
 
+void cancel_and_close(io_uring& ring) {
+  io_uring_sync_cancel_reg all{};
+  all.flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL;
+  all.timeout = {1, 0};
+  io_uring_register_sync_cancel(&ring, &all);
+  io_uring_queue_exit(&ring);
+}
+
 Setup<std::unique_ptr<Reactor>> make_ring_reactor(u32) { return TRY(RingReactor::create()); }
 std::function<Setup<std::unique_ptr<Reactor>>(u32)> ring_reactor_maker(RingOptions options) {
   return [options](u32) -> Setup<std::unique_ptr<Reactor>> { return TRY(RingReactor::create(options)); };
@@ -116,6 +124,18 @@ std::function<Setup<std::unique_ptr<Reactor>>(u32)> ring_reactor_maker(RingOptio
 bool ring_available() {
   Worker* worker = Worker::current();
   return worker && Fiber::current_or_null() && dynamic_cast<RingReactor*>(&worker->reactor());
+}
+
+Setup<void> start_submission_threads() {
+  Scheduler& scheduler = *Scheduler::current();
+  Setup<void> result;
+  RingReactor* first = nullptr;
+  scheduler.on_each_worker([&] {
+    auto& ring = static_cast<RingReactor&>(Worker::current()->reactor());
+    if (result) result = ring.start_submission_thread(first);
+    if (!first) first = &ring;
+  });
+  return result;
 }
 
 RingStats ring_stats(Worker& worker) { return static_cast<RingReactor&>(worker.reactor()).stats(); }

@@ -300,6 +300,82 @@ TEST(RingTest, ManyRequestsInFlight) {
   });
 }
 
+// Requests until they are handed to the submission thread: it sleeps without load.
+void make_load(int fd) {
+  Worker& here = *Worker::current();
+  char b[1];
+  for (const u64 before = ring_stats(here).handed_over; ring_stats(here).handed_over == before;)
+    ASSERT_EQ(read(fd, buffer(b), 0).value(), 1u);
+}
+
+TEST(SubmissionThreadTest, TakesRequestsUnderLoad) {
+  for (u32 workers : {1u, 3u})
+    run_ring(workers, [] {
+      auto started = start_submission_threads();
+      ASSERT_TRUE(started) << started.error().message;
+      constexpr u32 kFibers = 200, kBlocks = 50;  // more than fit in its queue
+      HostFd f = temporary_file();
+      for (u32 i = 0; i < kBlocks; i++)
+        ASSERT_EQ(write(f.get(), std::as_bytes(std::span(&i, 1)), i * sizeof i).value(), sizeof i);
+      Countdown all(kFibers);
+      std::atomic<u64> handed_over{0};
+      for (u32 n = 0; n < kFibers; n++)
+        spawn("reader", [&] {
+          for (u32 i = 0, got; i < kBlocks; i++) {
+            EXPECT_EQ(read(f.get(), std::as_writable_bytes(std::span(&got, 1)), i * sizeof i).value(), sizeof i);
+            EXPECT_EQ(got, i);
+          }
+          all.done();
+        });
+      all.wait();
+      u64 submissions = 0, enters = 0;
+      for (u32 i = 0; i < Scheduler::current()->worker_count(); i++) {
+        const RingStats stats = ring_stats(Scheduler::current()->worker(i));
+        submissions += stats.submissions, handed_over += stats.handed_over, enters += stats.enters;
+      }
+      EXPECT_GT(handed_over, kFibers * kBlocks / 20);
+      EXPECT_LT(enters, submissions);
+    });
+}
+
+TEST(SubmissionThreadTest, SleepsWithoutLoad) {
+  run_ring(1, [] {
+    ASSERT_TRUE(start_submission_threads());
+    HostFd f = temporary_file();
+    ASSERT_EQ(write(f.get(), bytes("x"), 0).value(), 1u);
+    make_load(f.get());
+    sleep_until(monotonic_now() + 100 * kMillisecond, Interruptible::kNo);  // it goes to sleep after one
+    const RingStats before = ring_stats(*Worker::current());
+    char b[1];
+    for (int i = 0; i < 5; i++) {
+      EXPECT_EQ(read(f.get(), buffer(b), 0).value(), 1u);
+      sleep_until(monotonic_now() + 2 * kMillisecond, Interruptible::kNo);
+    }
+    EXPECT_EQ(ring_stats(*Worker::current()).handed_over, before.handed_over);
+  });
+}
+
+TEST(SubmissionThreadTest, ACompletionWakesTheSleepingWorker) {
+  run_ring(1, [] {
+    ASSERT_TRUE(start_submission_threads());
+    HostFd f = temporary_file();
+    ASSERT_EQ(write(f.get(), bytes("x"), 0).value(), 1u);
+    Pipe p;
+    char b[1];
+    for (u64 handed_over = 0; handed_over == 0;) {
+      make_load(f.get());
+      const u64 before = ring_stats(*Worker::current()).handed_over;
+      std::thread writer([&] {
+        usleep(20'000);
+        EXPECT_EQ(::write(p.w.get(), "y", 1), 1);
+      });
+      EXPECT_EQ(read(p.r.get(), buffer(b), -1).value(), 1u);
+      writer.join();
+      handed_over = ring_stats(*Worker::current()).handed_over - before;
+    }
+  });
+}
+
 // A guest that never stops by itself, on the only worker: completions must end its stay (KVM_RUN returns EINTR; the
 // host call here is restarted by the kernel, so that the alarm for outstanding requests has to do it).
 TEST(RingTest, ACompletionIsSeenWhileTheGuestRuns) {

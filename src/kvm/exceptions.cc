@@ -57,8 +57,8 @@ Exit page_fault(const Trap& trap) {
   e.access = trap.error & kFaultFetch ? Access::kExec : trap.error & kFaultWrite ? Access::kWrite : Access::kRead;
   // What is mapped above the limit is no mapping of the guest's.
   e.present = (trap.error & kFaultPresent) && trap.address < platform::kGuestAddressLimit;
-  // The CPU itself, as supervisor, was refused a user's page (QEMU reads the stack like that for ring 3's LRET, and SMAP
-  // is on in ring-0 mode). To map it once more would help as little as the last time.
+  // The CPU itself, as supervisor, was refused a user's page (QEMU reads the stack like that for ring 3's LRET, and
+  // SMAP is on in ring-0 mode). To map it once more would help as little as the last time.
   if (e.present && !(trap.error & kFaultUser)) {
     e.kind = Exit::Kind::kException;
     e.signo = SIGSEGV;

@@ -77,6 +77,11 @@ void add_run(CLI::App& app, RunOptions& o) {
              "Where the sentry runs on KVM: in the guest's ring 0, in the host (exit), or whichever is fit")
       ->type_name("auto|ring0|exit")
       ->default_str("auto");
+  add_parsed(run, "--submission-thread", o.submission_thread, parse_submission_thread,
+             "Whether a thread of the host kernel's takes file requests from memory under load; auto: in ring-0 mode, "
+             "where a CPU can be spared")
+      ->type_name("auto|on|off")
+      ->default_str("auto");
   run.add_option_function<std::string>(
          "--strace",
          [&o](const std::string& file) {

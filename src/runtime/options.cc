@@ -40,6 +40,13 @@ Setup<platform::KvmMode> parse_kvm_mode(std::string_view text) {
   return setup_error(fmt::format("'{}' is no mode of the kvm platform: give auto, ring0 or exit", text));
 }
 
+Setup<SubmissionThread> parse_submission_thread(std::string_view text) {
+  if (text == "auto") return SubmissionThread::kAuto;
+  if (text == "on") return SubmissionThread::kOn;
+  if (text == "off") return SubmissionThread::kOff;
+  return setup_error(fmt::format("'{}' is not auto, on or off", text));
+}
+
 Setup<u64> parse_size(std::string_view text) {
   std::string_view rest = text;
   const std::optional<u64> n = take_number<u64>(rest);

@@ -19,6 +19,7 @@ struct Volume {
 };
 
 enum class Overlay { kMemory, kNone };
+enum class SubmissionThread { kAuto, kOn, kOff };
 
 struct RunOptions {
   std::vector<std::string> command;
@@ -34,6 +35,7 @@ struct RunOptions {
   Nanos timeout = kNever;
   platform::Kind platform = platform::Kind::kAuto;
   platform::KvmMode kvm_mode = platform::KvmMode::kAuto;
+  SubmissionThread submission_thread = SubmissionThread::kAuto;
   bool stats = false;
   bool strace = false;
   std::string strace_file;
@@ -42,10 +44,11 @@ struct RunOptions {
   std::string log_file;
 };
 
-// What --overlay, --platform and --kvm-mode may say.
+// What --overlay, --platform, --kvm-mode and --submission-thread may say.
 Setup<Overlay> parse_overlay(std::string_view text);
 Setup<platform::Kind> parse_platform(std::string_view text);
 Setup<platform::KvmMode> parse_kvm_mode(std::string_view text);
+Setup<SubmissionThread> parse_submission_thread(std::string_view text);
 // "512M", "2G", "1048576": bytes, with K, M, G or T (powers of 1024) after a positive number.
 Setup<u64> parse_size(std::string_view text);
 // "1.5s", "500ms", "2m", "1h", "30" (seconds).

@@ -105,6 +105,9 @@ class Sandbox {
   Setup<void> boot();  // on a fiber
   Setup<task::InitialProcess> initial_process();
   Setup<void> lock_down();
+  Setup<void> start_submission_threads();
+  // Whether the platform's sentry runs where the guest does; it has something done when a fiber is left.
+  bool lives_in_the_guest() const { return platform_->leave_fiber() != nullptr; }
   void start(task::InitialProcess process);
   void forward_signals();
   void forward_signal(int sig, bool from_terminal);
@@ -114,6 +117,7 @@ class Sandbox {
   void log_summary();
 
   const RunOptions& options_;
+  u32 cpus_ = 1;  // that this process may use
   std::unique_ptr<platform::GuestMemory> memory_;
   std::unique_ptr<platform::Platform> platform_;
   std::unique_ptr<mm::Frames> frames_;
@@ -140,7 +144,8 @@ Setup<void> Sandbox::create() {
   signals_ = hostio::HostFd(::signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC));
   if (!signals_.valid()) return setup_error("cannot make a signalfd: " + errno_text(errno));
 
-  const u32 vcpus = options_.vcpus ? options_.vcpus : usable_cpus();
+  cpus_ = usable_cpus();
+  const u32 vcpus = options_.vcpus ? options_.vcpus : cpus_;
   const u64 limit = options_.memory ? options_.memory : default_memory();
   if (limit < kLeastMemory) return setup_error("--memory is too small: give 4M at least");
   memory_ = TRY(platform::GuestMemory::create());
@@ -154,10 +159,9 @@ Setup<void> Sandbox::create() {
   if (!clock) return setup_error("cannot set up the guest's clock: " + errno_text(errno_value(clock.error())));
   clock_ = *std::move(clock);
   auto run_loop = [this](u32 worker, const std::function<void()>& loop) { platform_->run_loop(worker, loop); };
-  // A platform that has something done when a fiber is left is one whose sentry lives in the guest. There an
-  // interrupted thread looks around before it enters guest code again.
+  // There an interrupted thread looks around before it enters guest code again.
   const hostio::RingOptions ring{.one_page = platform_->capabilities().small_rings,
-                                 .interruptions_stop_guests = platform_->leave_fiber() != nullptr};
+                                 .interruptions_stop_guests = lives_in_the_guest()};
   scheduler_ = TRY(Scheduler::create({.workers = vcpus,
                                       .make_reactor = hostio::ring_reactor_maker(ring),
                                       .run_loop = run_loop,
@@ -256,12 +260,30 @@ Setup<void> Sandbox::boot() {
   return {};
 }
 
+// They save host calls, which are dear where the sentry lives in the guest. Awake, the thread takes a CPU.
+Setup<void> Sandbox::start_submission_threads() {
+  constexpr u32 kManyCpus = 4;
+  const bool sensible = lives_in_the_guest() && (cpus_ > scheduler_->worker_count() || cpus_ >= kManyCpus);
+  switch (options_.submission_thread) {
+    case SubmissionThread::kOff:
+      return {};
+    case SubmissionThread::kOn:
+      return hostio::start_submission_threads();
+    case SubmissionThread::kAuto:
+      if (sensible)
+        if (Setup<void> started = hostio::start_submission_threads(); !started) RF_INFO("{}", started.error().message);
+      return {};
+  }
+  std::unreachable();
+}
+
 // From here on nothing is opened on the host but beneath the trees that the guest sees.
 Setup<void> Sandbox::lock_down() {
   hostio::LockdownOptions lockdown;
   lockdown.trees.push_back({.path = options_.root});
   for (const Volume& v : options_.volumes) lockdown.trees.push_back({.path = v.host, .writable = !v.read_only});
   lockdown.signals_children = platform_->capabilities().child_processes;
+  lockdown.before_filter = [this] { return start_submission_threads(); };
   lockdown.platform_ioctls = platform_->capabilities().host_ioctls;
   lockdown.terminal = fs::host_terminal() != nullptr;
   for (int fd = 0; fd < 3; ++fd) {

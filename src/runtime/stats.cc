@@ -68,19 +68,20 @@ void print_stats(const task::Kernel& kernel, const platform::Platform& platform,
   }
   for (const auto& [name, count] : stats.exits) print_line(fmt::format("kvm: {}", name), count);
   for (const auto& [name, count] : stats.details) print_line(name, count);
-  u64 switches = 0, steals = 0, kicks = 0, waits = 0, submissions = 0, enters = 0;
+  u64 switches = 0, steals = 0, kicks = 0, waits = 0, submissions = 0, handed_over = 0, enters = 0;
   for (u32 i = 0; i < scheduler.worker_count(); ++i) {
     Worker& w = scheduler.worker(i);
     switches += w.stats().switches, steals += w.stats().steals;
     kicks += w.stats().kicks, waits += w.stats().idle_waits;
     const hostio::RingStats ring = hostio::ring_stats(w);
-    submissions += ring.submissions, enters += ring.enters;
+    submissions += ring.submissions, handed_over += ring.handed_over, enters += ring.enters;
   }
   print_line("fiber switches", switches);
   print_line("fibers taken from other workers", steals);
   print_line("kicks", kicks);
   print_line("waits for something to do", waits);
   print_line("ring submissions", submissions);
+  print_line("  of these by the submission thread", handed_over);
   print_line("ring enters", enters);
   print_times(scheduler, stats, elapsed);
 }

@@ -140,7 +140,10 @@ bool Worker::Impl::arm_for_guest(u32 woken, u32 ready) {
         deadline = std::min(deadline, steal_at);
     }
   }
-  if (deadline <= now) return woken != 0;
+  if (deadline <= now) {
+    if (woken == 0) return false;
+    deadline = now + kForcedSlice;
+  }
   kick_timer.ensure(deadline, now);
   return true;
 }

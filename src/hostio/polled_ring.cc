@@ -1,7 +1,5 @@
 #include "hostio/polled_ring.h"
 
-#include "hostio/ring_setup.h"
-
 namespace rf::hostio {
 namespace {
 
@@ -31,7 +29,7 @@ Setup<std::unique_ptr<PolledRing>> PolledRing::create(int eventfd, const PolledR
   r->made_ = true;
   e = io_uring_register_eventfd(&r->ring_, eventfd);
   if (e < 0) return setup_error("io_uring refuses an eventfd: " + errno_text(-e));
-  r->announce(false);
+  set_announcing(r->ring_, false);
   TRY(restrict_ring(r->ring_));
   return r;
 }
@@ -72,11 +70,6 @@ bool PolledRing::take(void*& data, s32& result) {
   io_uring_cq_advance(&ring_, 1);
   in_flight_--;
   return true;
-}
-
-void PolledRing::announce(bool on) {
-  io_uring_cq_eventfd_toggle(&ring_, on);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
 }  // namespace rf::hostio

@@ -11,6 +11,7 @@
 
 #include "core/result.h"
 #include "core/time.h"
+#include "hostio/ring_setup.h"
 
 namespace rf::hostio {
 
@@ -39,7 +40,7 @@ class PolledRing {
   // Takes the oldest completion, if there is one. Each is its request's last.
   bool take(void*& data, s32& result);
   // Whether completions from now on are announced. Look for earlier ones after it.
-  void announce(bool on);
+  void announce(bool on) { set_announcing(ring_, on); }
 
  private:
   PolledRing() = default;

@@ -36,7 +36,7 @@ Setup<std::unique_ptr<RingReactor>> RingReactor::create(const RingOptions& optio
   if (!r->eventfd_.valid()) return setup_error("cannot create an eventfd: " + errno_text(errno));
   e = io_uring_register_eventfd_async(&r->ring_, r->eventfd_.get());
   if (e < 0) return setup_error("io_uring refuses an eventfd: " + errno_text(-e));
-  io_uring_cq_eventfd_toggle(&r->ring_, false);
+  set_announcing(r->ring_, false);
   TRY(restrict_ring(r->ring_));
   r->worker_ = Worker::current();
   r->arm_wake_read();
@@ -136,7 +136,7 @@ bool RingReactor::more_to_do() const {
 void RingReactor::announce(bool on) {
   if (announcing_ == on) return;
   announcing_ = on;
-  io_uring_cq_eventfd_toggle(&ring_, on);
+  set_announcing(ring_, on);
   if (polled_) polled_->announce(on);
 }
 

@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -106,6 +107,14 @@ Setup<void> restrict_ring(io_uring& ring) {
   if (syscall(SYS_io_uring_register, ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0) != 0)
     return setup_error("io_uring cannot be enabled: " + errno_text(errno));
   return {};
+}
+
+void set_announcing(io_uring& ring, bool on) {
+  std::atomic_ref flags(*ring.cq.kflags);
+  if (on)
+    flags.fetch_and(~u32{IORING_CQ_EVENTFD_DISABLED}, std::memory_order_seq_cst);
+  else
+    flags.fetch_or(IORING_CQ_EVENTFD_DISABLED, std::memory_order_seq_cst);
 }
 
 void cancel_and_close(io_uring& ring) {

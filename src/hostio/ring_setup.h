@@ -18,8 +18,8 @@ Setup<void> check_ring_features(io_uring& ring);
 // seccomp filter does not see what goes through a ring.
 Setup<void> restrict_ring(io_uring& ring);
 
-// Whether completions are announced by the ring's eventfd, from now on: what is looked for after the call has either been
-// seen then or will be announced.
+// Whether completions are announced by the ring's eventfd, from now on: what is looked for after the call has either
+// been seen then or will be announced.
 void set_announcing(io_uring& ring, bool on);
 
 // Cancels what is in flight, for requests write to memory that is about to go, and gives the ring up. On another thread

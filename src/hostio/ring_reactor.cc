@@ -164,34 +164,19 @@ bool RingReactor::poll() {
 void RingReactor::wait(Nanos deadline) {
   announce(false);
   drain_inbox();
-  if (std::exchange(skip_next_wait_, false) || reap() || await_polled()) {
-    submit();
-    skip_next_wait_ = false;
-    return;
+  if (!std::exchange(skip_next_wait_, false) && !reap() && !await_polled()) {
+    // What the submission thread completes from here on ends the wait.
+    if (polled_) polled_->announce(true);
+    if (!reap_polled()) block(deadline);
+    if (polled_) polled_->announce(false);
+    reap();
+    reap_polled();
   }
-  __kernel_timespec timeout{};
-  if (deadline != kNever) {
-    Nanos left = deadline - monotonic_now();
-    if (left <= 0) {
-      submit();
-      return;
-    }
-    timeout = {left / kNanosPerSecond, left % kNanosPerSecond};
-  }
-  io_uring_cqe* cqe;
-  count(enters_);
-  int r = io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, deadline == kNever ? nullptr : &timeout, nullptr);
-  if (r < 0 && r != -ETIME && r != -EINTR && r != -EBUSY && r != -EAGAIN)
-    RF_ERROR("waiting in io_uring: {}", errno_name(-r));
-  if (polled_) polled_->announce(false);
-  reap();
-  reap_polled();
   submit();
   skip_next_wait_ = false;  // the wake-up it stands for has ended this wait
 }
 
-// Before a wait: looks for a while whether the submission thread completes something. If not, what it completes from
-// here on ends the wait.
+// Looks for a while whether the submission thread completes something.
 bool RingReactor::await_polled() {
   if (!polled_ || polled_->in_flight() == 0) return false;
   const Nanos until = monotonic_now() + kAwaitPolled;
@@ -200,8 +185,22 @@ bool RingReactor::await_polled() {
     if (io_uring_cq_ready(&ring_) != 0) return reap();
     __builtin_ia32_pause();
   } while (monotonic_now() < until);
-  polled_->announce(true);
-  return reap_polled();
+  return false;
+}
+
+// Submits, and waits for a completion of this ring's or the deadline.
+void RingReactor::block(Nanos deadline) {
+  __kernel_timespec timeout{};
+  if (deadline != kNever) {
+    const Nanos left = deadline - monotonic_now();
+    if (left <= 0) return;
+    timeout = {left / kNanosPerSecond, left % kNanosPerSecond};
+  }
+  io_uring_cqe* cqe;
+  count(enters_);
+  const int r = io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, deadline == kNever ? nullptr : &timeout, nullptr);
+  if (r < 0 && r != -ETIME && r != -EINTR && r != -EBUSY && r != -EAGAIN)
+    RF_ERROR("waiting in io_uring: {}", errno_name(-r));
 }
 
 // --- Wake-ups -------------------------------------------------------------------------------------

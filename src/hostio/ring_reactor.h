@@ -147,6 +147,7 @@ class RingReactor final : public Reactor {
   bool reap();
   bool reap_polled();
   bool await_polled();
+  void block(Nanos deadline);
   void started(const Request& request) {
     if (stops_no_guest(request)) outstanding_++;
     if (request.kind_ == Request::Kind::kOther) for_kernel_threads_++;

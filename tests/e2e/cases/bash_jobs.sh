@@ -5,9 +5,9 @@ kill -USR1 $$
 sleep 30 & pid=$!
 kill $pid; wait $pid; echo "killed $?"
 (sleep 0.1; exit 7) & wait $!; echo "status $?"
-for i in 1 2 3 4; do (sleep 0.$i; echo job $i) & done; wait; echo all done
-(trap 'echo child got term; exit 9' TERM; while :; do sleep 0.05; done) & pid=$!
-sleep 0.3; kill -TERM $pid; wait $pid; echo "term $?"
+{ for i in 1 2 3 4; do (sleep 0.$i; echo job $i) & done; wait; } | sort; echo all done
+(trap 'echo child got term; exit 9' TERM; : >ready; while :; do sleep 0.05; done) & pid=$!
+while ! [ -e ready ]; do sleep 0.05; done; kill -TERM $pid; wait $pid; echo "term $?"
 wait -n 2>/dev/null; echo "nothing to wait for $?"
 { sleep 0.1; echo late; } & echo early; wait
 (sleep 0.1; kill -USR1 $$) & sleep 0.5; wait

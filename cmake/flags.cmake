@@ -26,7 +26,7 @@ endif()
 # And where the common paths are, it may use no other. These files have no floating point.
 set(general_registers_only core/fiber core/mutex core/wait_queue core/worker fs/fd_table fs/file fs/pipe
   hostio/ring_reactor kvm/address_space kvm/context mm/copy mm/fault mm/frames mm/io_buffer mm/madvise
-  mm/memory_manager mm/mmap mm/page_edit mm/vma mm/vma_edit task/call_helpers task/futex task/run_state
+  mm/memory_manager mm/mmap mm/page_edit mm/vdso mm/vma mm/vma_edit task/call_helpers task/futex task/run_state
   task/signal_deliver task/signal_frame task/signal_send task/syscalls/file task/syscalls/futex task/syscalls/mm
   task/syscalls/signal platform/xstate)
 if(NOT RF_SANITIZE)

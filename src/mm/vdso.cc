@@ -8,7 +8,6 @@
 #include <cpuid.h>
 #include <elf.h>
 #include <time.h>
-#include <x86intrin.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,6 +15,7 @@
 #include <mutex>
 
 #include "core/check.h"
+#include "core/cycles.h"
 #include "core/spinlock.h"
 #include "mm/vdso/clock_page.h"
 
@@ -62,9 +62,9 @@ Sample take_sample() {
   Sample best;
   u64 best_span = ~u64{0};
   for (int i = 0; i < 4; i++) {
-    u64 before = __rdtsc();
+    u64 before = cycles();
     Nanos m = host_clock(CLOCK_MONOTONIC);
-    u64 after = __rdtsc();
+    u64 after = cycles();
     if (after - before >= best_span) continue;
     best_span = after - before;
     best.tsc = before + best_span / 2;
@@ -162,8 +162,8 @@ bool Clock::read_page(rf_clock_page& out) const {
          .mult = load(page_->mult),
          .monotonic_ns = load(page_->monotonic_ns),
          .realtime_offset = load(page_->realtime_offset)};
-  _mm_lfence();
-  u64 ticks = __rdtsc() - out.base_tsc;
+  asm volatile("lfence" ::: "memory");
+  u64 ticks = cycles() - out.base_tsc;
   // The CPU keeps loads in order; the compiler must as well.
   asm volatile("" ::: "memory");
   if (load(page_->sequence) != sequence || ticks >= out.max_ticks) return false;
@@ -190,7 +190,7 @@ u64 Clock::told_at(u64 tsc) const {
 
 // Measures anew. lock_ is held.
 Nanos Clock::refresh(bool realtime) {
-  if (page_->max_ticks != 0) floor_ = std::max(floor_, static_cast<Nanos>(told_at(__rdtsc())));
+  if (page_->max_ticks != 0) floor_ = std::max(floor_, static_cast<Nanos>(told_at(cycles())));
   Sample s = take_sample();
   Nanos elapsed = s.monotonic - anchor_.monotonic;
   Nanos value = std::max(s.monotonic, floor_);

@@ -262,8 +262,7 @@ Setup<void> Sandbox::boot() {
 
 // They save host calls, which are dear where the sentry lives in the guest. Awake, the thread takes a CPU.
 Setup<void> Sandbox::start_submission_threads() {
-  constexpr u32 kManyCpus = 4;
-  const bool sensible = lives_in_the_guest() && (cpus_ > scheduler_->worker_count() || cpus_ >= kManyCpus);
+  const bool sensible = lives_in_the_guest() && cpus_ > scheduler_->worker_count();
   switch (options_.submission_thread) {
     case SubmissionThread::kOff:
       return {};

@@ -141,7 +141,8 @@ void RingReactor::announce(bool on) {
 }
 
 void RingReactor::prepare_for_guest() {
-  announce(for_kernel_threads_ != 0);
+  if (for_kernel_threads_ == 0) return;
+  announce(true);
   reap();  // what was not announced
   reap_polled();
   submit();

@@ -81,7 +81,7 @@ WakeReason park(Interruptible interruptible, Nanos deadline) {
         reason = WakeReason::kTimeout;
         break;
       }
-      if (!timer_armed) f.impl_->park_timer.arm(deadline);
+      if (!timer_armed) f.impl_->park_timer.arm(Worker::current()->impl_->alarm_for(deadline));
       timer_armed = true;
     }
     Worker::current()->impl_->switch_out(Worker::Impl::Action::kPark);
@@ -95,7 +95,7 @@ void yield() {
   Worker::Impl& w = *Worker::current()->impl_;
   // A fiber that yields in a loop until something happens must let completions and timers happen.
   if (w.queue.size() == 0) w.reap();
-  if (w.queue.size() == 0 && !w.scheduler.stopping.load(std::memory_order_relaxed)) return;
+  if (w.queue.size() == 0 && w.outside == nullptr && !w.scheduler.stopping.load(std::memory_order_relaxed)) return;
   w.switch_out(Worker::Impl::Action::kYield);
 }
 

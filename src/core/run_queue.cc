@@ -44,6 +44,18 @@ Fiber* RunQueue::pop() {
   return take_woken();
 }
 
+Fiber* RunQueue::pop_woken() {
+  if (woken() == 0) return nullptr;
+  SpinGuard guard(lock_);
+  return take_woken();
+}
+
+Fiber* RunQueue::pop_ready() {
+  if (ready() == 0) return nullptr;
+  SpinGuard guard(lock_);
+  return take_ready();
+}
+
 Fiber* RunQueue::steal() {
   if (size() == 0) return nullptr;
   // A worker with nothing to do does not queue up for a busy one's lock.

@@ -17,6 +17,9 @@ class RunQueue {
 
   // The fiber to run next, null when empty. Own worker only.
   Fiber* pop();
+  // The same among the woken, or the ready, alone.
+  Fiber* pop_woken();
+  Fiber* pop_ready();
   // For another worker: the one that has waited longest among the ready, else among the woken.
   Fiber* steal();
 

@@ -63,12 +63,13 @@ void Scheduler::Impl::make_runnable(Fiber& f, bool woken) {
 
 void Scheduler::Impl::requeue(Fiber& f, Worker::Impl& here) {
   Worker::Impl* target = &here;
-  // A difference of one would come back as the opposite difference.
-  u32 least = here.queue.size();
+  // Only the ready count: who was woken is often soon done. A difference of one would come back as the opposite
+  // difference.
+  u32 least = here.queue.ready();
   if (least >= 2) {
     least--;
     for (auto& w : workers)
-      if (u32 load = w->impl_->queue.size(); load < least) target = &*w->impl_, least = load;
+      if (u32 load = w->impl_->queue.ready(); load < least) target = &*w->impl_, least = load;
   }
   target->queue.push_ready(f, monotonic_now());
   if (target != &here) target->self.prod();

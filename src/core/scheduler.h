@@ -62,6 +62,8 @@ class GuestKicker {
   // In a signal handler on the worker's own thread: make the guest entry that is in progress or about to
   // happen return at once. Async-signal-safe.
   virtual void on_kick_signal() noexcept = 0;
+  // Whether guest code runs on while its fiber steps out: Worker::step_out().
+  virtual bool steps_out() const noexcept { return false; }
 
  protected:
   ~GuestKicker() = default;
@@ -102,6 +104,15 @@ class Worker {
   // moment from the call of enter_guest() on: what on_kick_signal() sets is to be cleared before that call, not after.
   bool enter_guest(GuestKicker& kicker);
   void leave_guest();
+
+  // Instead of leave_guest(), after a kick, where guest code has a thread of its own and need not stop for what the
+  // worker has to do: leaves it running, and runs those who were woken. The stay goes on with enter_guest(), which may
+  // well return false. Suspends, but never leaves this worker. False, at once: there is somebody already who has
+  // stepped out, and waits; guest code must be stopped.
+  bool step_out();
+  // Whether there is more guest code that computes than workers, and others who want to run in between: of late this
+  // worker ran some of them beside guest code that had been stepped out of, and no worker is idle.
+  bool crowded() const;
 
   // Stops guest code running on this worker soon, if it runs any. Any thread.
   void kick();

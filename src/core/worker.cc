@@ -29,6 +29,12 @@ constexpr Nanos kStealDelay = 200'000;
 constexpr u32 kMaxRefusals = 8;
 constexpr Nanos kForcedSlice = 200'000;
 
+// How many fibers, and for how long, a worker serves before it looks again at the guest code that runs on meanwhile.
+constexpr u32 kMostServed = 16;
+constexpr Nanos kServing = 2'000'000;
+// How long a worker that had to do so is taken for crowded.
+constexpr u64 kCrowdedFor = 100'000'000;  // cycles
+
 // How long a completion that slipped in just before the guest entry may go unseen.
 constexpr Nanos kMissedCompletionDelay = 10'000'000;
 
@@ -82,7 +88,8 @@ bool Worker::Impl::enter_guest_after_all(GuestKicker& guest_kicker) {
   if (scheduler.stopping.load(std::memory_order_relaxed)) return false;
   Fiber::Impl& f = *current->impl_;
   u32 woken = queue.woken(), ready = queue.ready();
-  if (woken != 0 && f.refusals < kMaxRefusals) {
+  const bool step_out_at_once = woken != 0 && outside == nullptr && guest_kicker.steps_out() && self.crowded();
+  if (woken != 0 && f.refusals < kMaxRefusals && outside == nullptr && !step_out_at_once) {
     f.refusals++;
     return false;
   }
@@ -104,6 +111,7 @@ bool Worker::Impl::enter_guest_after_all(GuestKicker& guest_kicker) {
     return false;
   }
   f.refusals = 0;
+  if (step_out_at_once) guest_kicker.on_kick_signal();
   return true;
 }
 
@@ -126,7 +134,7 @@ bool Worker::Impl::arm_for_guest(u32 woken, u32 ready) {
   Nanos now = monotonic_now();
   look_at_completions = now + kMissedCompletionDelay;
   if (outstanding) deadline = std::min(deadline, look_at_completions);
-  if (woken != 0) deadline = std::min(deadline, now + kForcedSlice);
+  if (woken != 0 && outside == nullptr) deadline = std::min(deadline, now + kForcedSlice);
   if (ready != 0) {
     if (slice_start == 0) slice_start = now;
     Nanos slice_end = slice_start + scheduler.options.time_slice;
@@ -146,6 +154,29 @@ bool Worker::Impl::arm_for_guest(u32 woken, u32 ready) {
   }
   kick_timer.ensure(deadline, now);
   return true;
+}
+
+bool Worker::step_out() {
+  Impl& w = *impl_;
+  leave_guest();
+  w.reap();
+  if (w.outside) return false;
+  if (w.queue.woken() == 0) return true;
+  const Nanos slice_start = w.slice_start;
+  w.outside = w.current;
+  w.served = 0;
+  w.serving_ends.arm(monotonic_now() + kServing);
+  w.switch_out(Impl::Action::kStepOut);
+  w.serving_ends.cancel();
+  w.slice_start = slice_start;
+  w.current->impl_->refusals = kMaxRefusals;
+  w.crowded = true;
+  w.crowded_until = cycles() + kCrowdedFor;
+  return true;
+}
+
+bool Worker::crowded() const {
+  return impl_->crowded && impl_->scheduler.idle_mask.load(std::memory_order_relaxed) == 0;
 }
 
 void Worker::leave_guest() {
@@ -204,7 +235,7 @@ void Worker::Impl::loop() {
     if (errand.load(std::memory_order_relaxed) != nullptr) [[unlikely]]
       run_errand();
     if (++ticks % kReapInterval == 0) reap();
-    Fiber* f = queue.pop();
+    Fiber* f = next();
     if (!f && reap()) continue;
     if (!f) f = steal();
     if (f)
@@ -225,12 +256,27 @@ void Worker::Impl::run_errand() {
 
 // Runs completions and timers that are due; true if there were any.
 bool Worker::Impl::reap() {
+  // What they do to the fiber that is just about to run guest code must stop that, as if another worker did it.
+  Fiber* const fiber = std::exchange(current, nullptr);
   bool any = reactor->poll();
-  Nanos earliest = timers.earliest();
-  if (earliest == kNever) return any;
-  Nanos now = monotonic_now();
-  if (earliest <= now && timers.expire(now)) any = true;
+  if (const Nanos earliest = timers.earliest(); earliest != kNever) {
+    const Nanos now = monotonic_now();
+    if (earliest <= now && timers.expire(now)) any = true;
+  }
+  current = fiber;
   return any;
+}
+
+Fiber* Worker::Impl::next() {
+  if (outside == nullptr) {
+    // Those who compute are to run while others are served, not after that.
+    if (std::exchange(ready_before_woken, false))
+      if (Fiber* f = queue.pop_ready()) return f;
+    return queue.pop();
+  }
+  if (served++ < kMostServed)
+    if (Fiber* f = queue.pop_woken()) return f;
+  return std::exchange(outside, nullptr);
 }
 
 Fiber* Worker::Impl::steal() {
@@ -252,12 +298,14 @@ void Worker::Impl::run(Fiber& f) {
   slice_start = 0;
   f.impl_->last_worker = self.index_;
   self.stats_.switches++;
-  const u64 begin = cycles();
-  f.running_since_.store(begin, std::memory_order_relaxed);
+  if (crowded && cycles() > crowded_until) crowded = false;
+  u64 begin = f.running_since_.load(std::memory_order_relaxed);
+  if (begin == 0) f.running_since_.store(begin = cycles(), std::memory_order_relaxed);
   ExecutionContext::switch_to(loop_context, f.impl_->context);
+  current = nullptr;
+  if (action == Action::kStepOut) return;  // it has not stopped
   f.running_since_.store(0, std::memory_order_release);
   f.run_cycles_.store(f.run_cycles_.load(std::memory_order_relaxed) + (cycles() - begin), std::memory_order_release);
-  current = nullptr;
   switch (action) {
     case Action::kPark: {
       // Only now, with its context saved, may others resume it. A wake-up that came meanwhile is in the state.
@@ -266,10 +314,13 @@ void Worker::Impl::run(Fiber& f) {
       break;
     }
     case Action::kYield:
+      ready_before_woken = self.crowded();
       scheduler.requeue(f, *this);
       break;
     case Action::kDone:
       scheduler.fiber_ended(f);
+      break;
+    case Action::kStepOut:
       break;
   }
 }

@@ -18,8 +18,12 @@
 namespace rf {
 
 struct Worker::Impl {
+  // While a worker is crowded, those who sleep are woken together: guest code that computes is interrupted no more
+  // often than this. (Linux lets a thread finish its slice of 1 to 3 ms.)
+  static constexpr Nanos kWakesApart = 2'000'000;
+
   // What the worker's loop does with the fiber that has just switched back to it.
-  enum class Action : u8 { kPark, kYield, kDone };
+  enum class Action : u8 { kPark, kYield, kDone, kStepOut };
 
   // Where the worker is, for those who want to interrupt it.
   enum State : u32 {
@@ -36,6 +40,14 @@ struct Worker::Impl {
   const u64 bit;  // of the idle mask
   RunQueue queue;
   TimerHeap timers;
+  // Stops those who are served beside a fiber that has stepped out: it wants the worker's attention.
+  class ServingEnds final : public Timer {
+   public:
+    ~ServingEnds() override { cancel(); }
+
+   private:
+    void expire() override {}
+  } serving_ends;
   std::unique_ptr<Reactor> reactor;
   ExecutionContext loop_context;
   KickTimer kick_timer;
@@ -43,8 +55,13 @@ struct Worker::Impl {
 
   Fiber* current = nullptr;
   Action action = Action::kPark;
-  Nanos slice_start = 0;          // of the current fiber, once others wait for the worker; 0 before
-  Nanos look_at_completions = 0;  // kMissedCompletionDelay after the clock was last read for a guest entry
+  Nanos slice_start = 0;     // of the current fiber, once others wait for the worker; 0 before
+  Fiber* outside = nullptr;  // the fiber whose guest code runs on while the worker serves others: Worker::step_out()
+  u32 served = 0;            // how many
+  u64 crowded_until = 0;     // in cycles
+  bool crowded = false;      // Worker::crowded(), but for idle workers
+  bool ready_before_woken = false;  // the next fiber is one that was preempted
+  Nanos look_at_completions = 0;    // kMissedCompletionDelay after the clock was last read for a guest entry
   u32 ticks = 0;
   bool searching = false;  // woken to look for work and has not found any yet
 
@@ -64,6 +81,7 @@ struct Worker::Impl {
   void loop();
   void finish();
 
+  Fiber* next();
   Fiber* steal();
   void run(Fiber& f);
   void idle();
@@ -78,6 +96,10 @@ struct Worker::Impl {
 
   // Worker::enter_guest() again, where there is something to be looked at first.
   [[gnu::noinline]] bool enter_guest_after_all(GuestKicker& guest_kicker);
+  // When to wake a fiber that sleeps until `deadline`.
+  Nanos alarm_for(Nanos deadline) const {
+    return self.crowded() ? (deadline + kWakesApart - 1) / kWakesApart * kWakesApart : deadline;
+  }
   // Sets the alarm for the moment when guest code must be stopped. False when it must not even be entered.
   bool arm_for_guest(u32 woken, u32 ready);
   bool alarm_will_do(u32 woken, u32 ready, bool outstanding) const;

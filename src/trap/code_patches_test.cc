@@ -91,11 +91,21 @@ TEST_F(CodePatchesTest, WhatIsNotCertainStays) {
   EXPECT_FALSE(find());
 }
 
-TEST_F(CodePatchesTest, AJumpToTheMiddleForbidsIt) {
-  put(0x100, {0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48});
+TEST_F(CodePatchesTest, AJumpToTheCallForbidsTheShortForm) {
+  put(0x100, {0x31, 0xc0, 0x0f, 0x05, 0x48});
   put(0x120, {0xeb, 0xe0});  // to 0x102
-  EXPECT_FALSE(patch(0x105, 39));
-  put(0x120, {0xeb, 0xe3});  // to 0x105, the SYSCALL: it stays where it is
+  EXPECT_FALSE(patch(0x102, 0));
+  put(0x120, {0xeb, 0xde});  // to 0x100, where the patch begins
+  EXPECT_TRUE(patch(0x102, 0));
+  put(0x200, {0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48});
+  put(0x220, {0xeb, 0xe3});  // to 0x205, the SYSCALL: it stays where it is
+  EXPECT_TRUE(patch(0x205, 39));
+}
+
+// mov 12(%rsp), %esi has a byte that looks like a jump to 0x102.
+TEST_F(CodePatchesTest, WhatOnlyLooksLikeAJumpForbidsNothing) {
+  put(0x0db, {0x8b, 0x74, 0x24, 0x0c});
+  put(0x100, {0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48});
   EXPECT_TRUE(patch(0x105, 39));
 }
 

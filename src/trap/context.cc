@@ -135,13 +135,13 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
   if (!worker->enter_guest(seat)) return Exit{};
   running_on_.store(worker, std::memory_order_seq_cst);
   Exit exit;
-  bool late = false;
+  bool late = false, left = false;
   // Who set it before it could see running_on_ did not kick.
   if (!interrupted_.load(std::memory_order_seq_cst)) {
     for (;;) {
       seat.resumes(area());
       put(regs);
-      u32 state = await(seat);
+      u32 state = await(seat, left);
       if (state == kRunning) [[unlikely]] {
         late = true;
         running_on_.store(nullptr, std::memory_order_seq_cst);
@@ -149,7 +149,7 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
         state = await_late(true);
       }
       exit = stopped(state, space, regs);
-      if (exit.kind != Exit::Kind::kPageFault || late || seat.kicked()) break;
+      if (exit.kind != Exit::Kind::kPageFault || late || left || seat.kicked()) break;
       // A page that mm has mapped and the process has not seen yet.
       const auto installed = space.install(exit.address, exit.access);
       if (installed == AddressSpace::Install::kNothing) break;
@@ -188,17 +188,13 @@ void Context::put(const Registers& regs) {
     a.fs_base = thread_->fs_base = regs.fs_base;
     a.gs_base = thread_->gs_base = gs_base;
     action = kSetBases;
+  } else if (!called_ && gs_base == a.self) {
+    // Guest code may have changed it, by loading a selector.
+    action = platform_.fsgsbase() ? kOwnGs : kSetBases;
   }
-  // After a trap GS base could be what guest code has made it by WRGSBASE.
   if (called_ && gs_base == a.self && (regs.eflags & ~kFlagsOfPopf) == 0) action |= kByJump;
-  if (thread_->move_away) [[unlikely]] {
-    thread_->move_away = false;
-    thread_->kept_off = process_->cpus_but(::sched_getcpu(), a.cpus);
-    if (thread_->kept_off) action |= kMove;
-  } else if (thread_->let_go) [[unlikely]] {
-    if (process_->cpus_but(-1, a.cpus)) action |= kMove;
-    thread_->kept_off = thread_->let_go = false;
-  }
+  if (choose_place(*Worker::current())) [[unlikely]]
+    action |= kMove;
   const u64 va = Control::area_address(thread_->index);
   switch (fp_where_) {
     case Fp::kLive:
@@ -231,9 +227,20 @@ void Context::resume(u32 action) {
 }
 
 // Waits until the stub thread stops; stops it if the worker is kicked. kRunning: it does not answer the kick.
-u32 Context::await(Seat& seat) {
+u32 Context::await(Seat& seat, bool& left) {
   if (process_->dead()) return kDead;
   u32 s = seat.wait(area(), guest_patience_, resumed_at_, thread_->same_core != 0, kNever);
+  while (s == kRunning && !process_->dead() && !interrupted_.load(std::memory_order_relaxed)) {
+    Worker* worker = Worker::current();
+    left = !worker->step_out();
+    if (left) break;
+    s = std::atomic_ref(area().state).load(std::memory_order_acquire);
+    seat.arm();
+    // Who set interrupted_ before it could see that the worker runs guest code did not kick.
+    left = s != kRunning || !worker->enter_guest(seat);
+    if (left || interrupted_.load(std::memory_order_seq_cst)) break;
+    s = seat.wait(area(), guest_patience_, cycles(), false, kNever);
+  }
   stopped_at_ = seat.looked_at();
   if (s != kRunning) [[likely]] {
     process_->waits(*thread_);
@@ -247,7 +254,7 @@ u32 Context::await(Seat& seat) {
   }
   // A thread that computes needs a CPU more than it needs one that is not the worker's.
   thread_->same_core = 0;
-  thread_->let_go = thread_->kept_off;
+  if (thread_->place == Thread::Place::kAway) thread_->wanted = Thread::Place::kAnywhere;
   process_->kick(*thread_);
   seat.arm();
   s = seat.wait(area(), guest_patience_, cycles(), true, monotonic_now() + kKickAgain);
@@ -277,6 +284,7 @@ u32 Context::await_late(bool kick) {
 // host's scheduler sees no reason to part them: has it keep off that core, and asks for it more rarely the less it
 // helps.
 void Context::part() {
+  if (Worker::current()->crowded()) return;
   constexpr u32 kOften = 8;
   constexpr u64 kLeast = 3'000'000, kMost = 3'000'000'000;
   Thread& t = *thread_;
@@ -285,7 +293,23 @@ void Context::part() {
   // Long after the last move it has done its work.
   t.move_pause = stopped_at_ > t.next_move + kMost ? kLeast : std::min(2 * t.move_pause, kMost);
   t.next_move = stopped_at_ + t.move_pause;
-  t.move_away = true;
+  t.wanted = Thread::Place::kAway;
+  t.place = Thread::Place::kAnywhere;  // perhaps away from another core than this
+}
+
+// Where the thread is to run from here on; whether it must be told.
+//
+// Usually on another core than the worker, who then has its answers without a task switch. Where all cores are wanted
+// by threads that compute that is no use: those who are served beside such a thread run on the worker's core, and so
+// does it, so that each core always has work and no core need be interrupted.
+bool Context::choose_place(const Worker& worker) {
+  Thread& t = *thread_;
+  if (worker.crowded()) t.wanted = Thread::Place::kHome;
+  if (t.wanted == t.place && (t.place != Thread::Place::kHome || t.home == worker.index())) [[likely]]
+    return false;
+  t.place = t.wanted;
+  t.home = worker.index();
+  return process_->cpus_of(t.place, area().cpus);
 }
 
 // As they seldom change all of them, calls are faster if what is the same is not written: the lines of the Area that
@@ -333,6 +357,14 @@ Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
     case kTrapped: {
       take_registers(regs);
       take_fp_image();
+      if (regs.rip == in_stub(rf_trap_call) && once(area().signo) == SIGSEGV) [[unlikely]] {
+        // A patched call whose first instruction met a GS base that guest code has made useless.
+        count(Platform::kSyscall);
+        regs.rip = after_call_ = regs.rcx;
+        regs.r11 = regs.eflags;
+        regs.orig_rax = regs.rax;
+        return Exit{.kind = Exit::Kind::kSyscall};
+      }
       if (space.patched()) regs.rip = space.original_place(regs.rip);
       const auto trap = trapped(regs);
       if (!trap) break;

@@ -47,8 +47,9 @@ class Context final : public platform::Context {
   void unbind();
   void put(const Registers& regs);
   void resume(u32 action);
-  u32 await(Seat& seat);
+  u32 await(Seat& seat, bool& left);
   void part();
+  bool choose_place(const Worker& worker);
   void note_trapped_call(AddressSpace& space, const Registers& regs);
   u32 await_late(bool kick);
   platform::Exit stopped(u32 state, AddressSpace& space, Registers& regs);

@@ -108,6 +108,7 @@ enum Action : u32 {
   kSetBases = 1,  // FS and GS base
   kSaveFp = 2,    // store the vector state in Area::fp, and wait again
   kMove = 4,      // run on Area::cpus from here on
+  kOwnGs = 16,    // GS base is the Area, whatever guest code has made of it
   // The way back may be a jump: the thread came by rf_trap_call, so GS base is the Area's, and no flag is set that only
   // IRET can set.
   kByJump = RF_ACTION_JUMP,
@@ -124,7 +125,14 @@ struct CpuSet {
 
   bool has(u32 cpu) const { return cpu < kMostCpus && (words[cpu / 64] >> cpu % 64 & 1) != 0; }
   void add(u32 cpu) { words[cpu / 64] |= u64{1} << cpu % 64; }
-  void remove(u32 cpu) { words[cpu / 64] &= ~(u64{1} << cpu % 64); }
+  void remove(u32 cpu) {
+    if (cpu < kMostCpus) words[cpu / 64] &= ~(u64{1} << cpu % 64);
+  }
+  u32 count() const {
+    u32 n = 0;
+    for (u64 w : words) n += static_cast<u32>(__builtin_popcountll(w));
+    return n;
+  }
   bool operator==(const CpuSet&) const = default;
 };
 

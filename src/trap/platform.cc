@@ -1,5 +1,7 @@
 #include "trap/platform.h"
 
+#include <sys/auxv.h>
+
 #include "platform/host_tsc.h"
 #include "platform/xstate.h"
 #include "trap/address_space.h"
@@ -16,6 +18,8 @@ Setup<std::unique_ptr<Platform>> Platform::create(const platform::Options& optio
   c.host_tsc = platform::host_clock_reads_tsc();
   c.child_processes = true;
   c.fp_size = platform::xstate::size_of(c.xcr0);
+  constexpr u64 kFsGsBase = 2;
+  p->fsgsbase_ = (::getauxval(AT_HWCAP2) & kFsGsBase) != 0;
   p->patches_ = TRY(CodePatches::create());
   p->family_ = TRY(Family::create(options.vcpus));
   return p;

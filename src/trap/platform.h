@@ -22,6 +22,8 @@ class Platform final : public platform::Platform {
   Result<std::unique_ptr<platform::Context>> create_context() override;
   platform::PlatformStats stats() const override;
 
+  // Whether stub threads can set GS base without a host call.
+  bool fsgsbase() const { return fsgsbase_; }
   Seat& seat(u32 worker) { return seats_[worker]; }
 
   enum Event : u8 { kSyscall, kPatchedCall, kPageFault, kException, kInterrupt, kInstall, kEvents };
@@ -31,6 +33,7 @@ class Platform final : public platform::Platform {
   explicit Platform(platform::GuestMemory& memory, u32 workers) : counts(workers), memory_(memory), seats_(workers) {}
   platform::GuestMemory& memory_;
   platform::Capabilities capabilities_;
+  bool fsgsbase_ = false;
   std::unique_ptr<Family> family_;
   std::unique_ptr<CodePatches> patches_;
   std::vector<Seat> seats_;

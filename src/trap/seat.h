@@ -43,6 +43,7 @@ class Crowd {
 class Seat final : public GuestKicker {
  public:
   void on_kick_signal() noexcept override;
+  bool steps_out() const noexcept override { return true; }
 
   // Before Worker::enter_guest(): forgets earlier kicks.
   void arm() { kicked_.store(false, std::memory_order_relaxed); }

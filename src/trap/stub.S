@@ -279,6 +279,9 @@ rf_trap_exit_loaded:
         movq    RF_AREA_REGS + RF_REG_RBX(%rbx), %rbx
         jmpq    *%gs:RF_AREA_IRET
 1:
+        // On the signal stack. IRET does not bear NT, which a signal's handler has from guest code.
+        pushq   $0x202
+        popfq
         movl    %cs, %eax
         movq    %rax, RF_AREA_IRET + 8(%rbx)
         movq    RF_AREA_REGS + RF_REG_EFLAGS(%rbx), %rax
@@ -300,6 +303,8 @@ rf_trap_exit_end:
         .hidden rf_trap_return
 rf_trap_return:
         movq    %rdi, %rbx
+        pushq   $0x202
+        popfq
         subq    $40, %rsp
         movl    $-1, %eax
         movl    $-1, %edx

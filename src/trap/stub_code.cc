@@ -99,6 +99,7 @@ RF_STUB_CODE void rf_trap_wait(Area* area) {
       host_call(__NR_arch_prctl, ARCH_SET_FS, area->fs_base);
       host_call(__NR_arch_prctl, ARCH_SET_GS, area->gs_base);
     }
+    if (action & kOwnGs) asm volatile("wrgsbase %0" : : "r"(area));
     if (action & kMove) host_call(__NR_sched_setaffinity, 0, sizeof area->cpus, reinterpret_cast<u64>(&area->cpus));
     if (action & kSaveFp) {
       asm volatile("xsave64 (%0)" : : "r"(area->self + kFpOffset), "a"(-1), "d"(-1) : "memory");

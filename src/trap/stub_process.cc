@@ -97,9 +97,21 @@ Result<void> Process::execute_locked(std::span<const Command> commands, Commands
   return result;
 }
 
-bool Process::cpus_but(int cpu, CpuSet& out) const {
+bool Process::cpus_of(Thread::Place place, CpuSet& out) const {
+  const auto own = static_cast<u32>(::sched_getcpu());
   out = family_.cpus_;
-  if (cpu >= 0 && static_cast<u32>(cpu) < kMostCpus) out.remove(static_cast<u32>(cpu));
+  switch (place) {
+    case Thread::Place::kAnywhere:
+      break;
+    case Thread::Place::kAway:
+      out.remove(own);
+      break;
+    case Thread::Place::kHome:
+      if (!family_.worker_has_cpu_ || !out.has(own)) return false;
+      out = {};
+      out.add(own);
+      break;
+  }
   return out != CpuSet{};
 }
 
@@ -291,6 +303,7 @@ Setup<std::unique_ptr<Family>> Family::create(u32 workers) {
   ::signal(SIGCHLD, SIG_DFL);  // ignored, it would take the processes' ends away from the reaper
   f->control_ = TRY(Control::create());
   if (::sched_getaffinity(0, sizeof f->cpus_, reinterpret_cast<cpu_set_t*>(&f->cpus_)) != 0) f->cpus_ = {};
+  f->worker_has_cpu_ = f->cpus_.count() >= workers;
   for (u32 i = 0; i <= workers; ++i) {
     f->done_fds_.emplace_back(::eventfd(0, EFD_CLOEXEC));
     if (!f->done_fds_.back().valid()) return setup_error("cannot make an eventfd: " + errno_text(errno));

@@ -38,12 +38,16 @@ struct Thread {
     while (!state.compare_exchange_weak(s, State::kRuns, std::memory_order_acquire) && s != State::kRuns)
       s = State::kWaits;
   }
-  // Where it runs: see Context::part().
+  // Where it runs, and where it is to run when it is next resumed: see Context::choose_place().
+  enum class Place : u8 {
+    kAnywhere,
+    kAway,  // not on the core of the worker that had it move
+    kHome,  // on the worker's core alone
+  };
+  Place place = Place::kAnywhere, wanted = Place::kAway;
+  u32 home = 0;                       // whose core it is on, for kHome: a worker's index
   u32 same_core = 0;                  // stops in a row that found it on the worker's core
   u64 next_move = 0, move_pause = 0;  // cycles
-  bool move_away = true;              // it is to, when it is resumed
-  bool kept_off = false;              // it has moved away for good
-  bool let_go = false;                // it may run anywhere again
 };
 
 class Process {
@@ -80,8 +84,8 @@ class Process {
   bool dead() const { return dead_.load(std::memory_order_acquire); }
   pid_t pid() const { return pid_; }
   Control& control() const;
-  // The CPUs that the sentry may use, without one of them. False if there are no others.
-  bool cpus_but(int cpu, CpuSet& out) const;
+  // The CPUs that a thread may use there, if the calling worker is to resume it. False if there are none.
+  bool cpus_of(Thread::Place place, CpuSet& out) const;
 
  private:
   friend class Family;
@@ -134,6 +138,7 @@ class Family {
 
   std::unique_ptr<Control> control_;
   CpuSet cpus_{};                         // that the sentry may use
+  bool worker_has_cpu_ = false;           // each worker one of them, which it stays on
   std::vector<hostio::HostFd> done_fds_;  // one a worker, and one for all other threads
   std::vector<pthread_t> own_threads_;    // of start_thread()
   std::atomic<u32> started_{0};           // how many of them run

@@ -67,6 +67,30 @@ TEST(registers_are_kept) {
   }
 }
 
+// A selector takes the base with it that GS had. Both a patched call and one that is not must bear that.
+TEST(calls_bear_any_selector_in_gs) {
+  make_often();
+  const long parent = getppid();
+  static const uint16_t selectors[] = {0x2b, 0, 3};
+  for (int i = 0; i < kOften; i++) {
+    long out[3];
+    asm volatile("mov %0, %%gs" : : "r"((uint32_t)selectors[i % 3]));
+    if (i % 4 == 1) {
+      call_checked(out);
+      CHECK_EQ(out[2], 1);
+    }
+    if (i % 4 == 2) {
+      uint32_t eax = SYS_getppid;
+      asm volatile("syscall" : "+a"(eax) : : "rcx", "r11", "memory");
+      CHECK_EQ(eax, (uint32_t)parent);
+    }
+    CHECK_EQ(call_getppid(), parent);
+    uint16_t now;
+    asm volatile("mov %%gs, %0" : "=r"(now));
+    CHECK_EQ(now, selectors[i % 3]);
+  }
+}
+
 TEST(system_calls_that_read_the_code_see_what_is_in_the_file) {
   make_often();
   unsigned char code[16];

@@ -18,6 +18,13 @@ Trap system_call(Registers& regs) {
 
 }  // namespace
 
+// Whether ring 3 came where it is by SYSCALL, which clears IF. Who jumps there has IF set.
+bool Vcpu::called(const Registers& regs) const {
+  constexpr u64 kInterruptFlag = 0x200;
+  return regs.rip == (vm_.kind().syscall_to_nothing ? ring0::kNothing : ring0::kLstar) &&
+         (regs.eflags & kInterruptFlag) == 0;
+}
+
 void Vcpu::put_registers(Phys root, const Registers& regs) {
   kvm_regs& k = run_->s.regs.regs;
   k.rax = regs.rax, k.rbx = regs.rbx, k.rcx = regs.rcx, k.rdx = regs.rdx;
@@ -54,10 +61,10 @@ bool Vcpu::take_halt(Registers& regs, Trap& trap) {
   regs.eflags = f[2];
   regs.rsp = f[3];
   trap.vector = static_cast<u32>(vector);
-  if (vector != 14) return true;
-  trap.address = run_->s.regs.sregs.cr2;
-  // A KVM that leaves CPL at 3 on SYSCALL: the first instruction fetch at LSTAR faults.
-  if (regs.rip == ring0::kLstar && trap.address == ring0::kLstar) trap = system_call(regs);
+  if (vector == 14) trap.address = run_->s.regs.sregs.cr2;
+  // A KVM that leaves CPL at 3 on SYSCALL: the first instruction fetch at LSTAR faults. At kNothing, where it should make
+  // KVM give up, it is an invalid instruction if RSP is not canonical.
+  if ((vector == 14 || vector == 6) && called(regs)) trap = system_call(regs);
   return true;
 }
 
@@ -66,9 +73,14 @@ std::optional<Trap> Vcpu::take_give_up(Registers& regs) {
   if ((run_->s.regs.sregs.cs.selector & 3) != 3) return {};
   if (run_->exit_reason == KVM_EXIT_INTERNAL_ERROR && run_->internal.suberror == KVM_INTERNAL_ERROR_EMULATION) {
     take_registers(regs);
-    if (regs.rip == ring0::kNothing) return system_call(regs);
+    if (called(regs)) return system_call(regs);
     Trap trap;
     trap.vector = 6;
+    if (regs.rip != ring0::kNothing) return trap;
+    constexpr u64 kUser = 4, kFetch = 16;
+    trap.vector = 14;
+    trap.address = regs.rip;
+    trap.error = kUser | kFetch;
     return trap;
   }
   if (run_->exit_reason == KVM_EXIT_MMIO) {
@@ -106,7 +118,7 @@ Trap Vcpu::run_direct(AddressSpace& as, Registers& regs) {
       continue;
     }
     if (!in_ring0) take_registers(regs);
-    if (stop == Stop::kInterrupted) return trap;
+    if (stop == Stop::kInterrupted) return called(regs) ? system_call(regs) : trap;
     return stop == Stop::kLostPage && !in_ring0 ? lost_page() : recover();
   }
 }

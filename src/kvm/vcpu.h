@@ -127,6 +127,7 @@ class Vcpu final : public GuestKicker {
   Trap run_direct(AddressSpace& as, Registers& regs);
   void put_registers(Phys root, const Registers& regs);
   std::optional<Trap> take_give_up(Registers& regs);
+  bool called(const Registers& regs) const;
   bool take_halt(Registers& regs, Trap& trap);
 
   // Native ring 0 (stub_entry.cc): registers go in and out through the save area, by the stub.

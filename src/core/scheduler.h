@@ -44,6 +44,9 @@ class Reactor {
   // Whether a completion may come that would not stop guest code on its own (it arrived between enter_guest()'s look
   // at the reactor and the guest entry): such guest code is then stopped every few milliseconds.
   bool outstanding() const { return outstanding_ != 0; }
+  // A word that changes when something completes, and what it is as long as nothing has.
+  const unsigned* arrivals() const { return arrived_; }
+  unsigned arrivals_taken() const { return std::atomic_ref(*taken_).load(std::memory_order_relaxed); }
 
  protected:
   std::atomic<u32> inbox_size_{0};  // what other threads have left for poll() to do

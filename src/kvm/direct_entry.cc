@@ -62,8 +62,8 @@ bool Vcpu::take_halt(Registers& regs, Trap& trap) {
   regs.rsp = f[3];
   trap.vector = static_cast<u32>(vector);
   if (vector == 14) trap.address = run_->s.regs.sregs.cr2;
-  // A KVM that leaves CPL at 3 on SYSCALL: the first instruction fetch at LSTAR faults. At kNothing, where it should make
-  // KVM give up, it is an invalid instruction if RSP is not canonical.
+  // A KVM that leaves CPL at 3 on SYSCALL: the first instruction fetch at LSTAR faults. At kNothing, where it should
+  // make KVM give up, it is an invalid instruction if RSP is not canonical.
   if ((vector == 14 || vector == 6) && called(regs)) trap = system_call(regs);
   return true;
 }

@@ -229,7 +229,8 @@ void Context::resume(u32 action) {
 // Waits until the stub thread stops; stops it if the worker is kicked. kRunning: it does not answer the kick.
 u32 Context::await(Seat& seat, bool& left) {
   if (process_->dead()) return kDead;
-  u32 s = seat.wait(area(), guest_patience_, resumed_at_, thread_->same_core != 0, kNever);
+  const Reactor& reactor = Worker::current()->reactor();
+  u32 s = seat.wait(area(), guest_patience_, resumed_at_, thread_->same_core != 0, kNever, &reactor);
   while (s == kRunning && !process_->dead() && !interrupted_.load(std::memory_order_relaxed)) {
     Worker* worker = Worker::current();
     left = !worker->step_out();
@@ -239,7 +240,7 @@ u32 Context::await(Seat& seat, bool& left) {
     // Who set interrupted_ before it could see that the worker runs guest code did not kick.
     left = s != kRunning || !worker->enter_guest(seat);
     if (left || interrupted_.load(std::memory_order_seq_cst)) break;
-    s = seat.wait(area(), guest_patience_, cycles(), false, kNever);
+    s = seat.wait(area(), guest_patience_, cycles(), false, kNever, &reactor);
   }
   stopped_at_ = seat.looked_at();
   if (s != kRunning) [[likely]] {

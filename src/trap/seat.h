@@ -49,10 +49,10 @@ class Seat final : public GuestKicker {
   void arm() { kicked_.store(false, std::memory_order_relaxed); }
   bool kicked() const { return kicked_.load(std::memory_order_relaxed); }
 
-  // Waits until the state of `area` is not kRunning, and returns it; or until the worker is kicked or `deadline`
-  // passes, and returns kRunning. `begin`: cycles() when the thread was resumed, or now. `same_core`: it was last seen
-  // on this core.
-  u32 wait(Area& area, Patience& patience, u64 begin, bool same_core, Nanos deadline);
+  // Waits until the state of `area` is not kRunning, and returns it; or until the worker is kicked, `deadline` passes,
+  // or there is something for `reactor` to do, if it is not null, and returns kRunning. `begin`: cycles() when the
+  // thread was resumed, or now. `same_core`: it was last seen on this core.
+  u32 wait(Area& area, Patience& patience, u64 begin, bool same_core, Nanos deadline, const Reactor* reactor = nullptr);
   // cycles() at the end of the last wait(), or a moment before.
   u64 looked_at() const { return looked_at_; }
 
@@ -73,7 +73,7 @@ class Seat final : public GuestKicker {
   }
 
  private:
-  u32 wait_from(u64 begin, Area& area, u64 spin_cycles, u64 look_cycles, Nanos deadline);
+  u32 wait_from(u64 begin, Area& area, u64 spin_cycles, u64 look_cycles, Nanos deadline, const Reactor* reactor);
 
   Crowd crowd_, stub_crowd_;
   std::atomic<bool> kicked_{false};

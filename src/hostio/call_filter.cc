@@ -34,9 +34,10 @@ constexpr int kAllowed[] = {
     // Memory (mmap and mprotect: see below)
     SCMP_SYS(munmap), SCMP_SYS(madvise), SCMP_SYS(mremap), SCMP_SYS(mincore), SCMP_SYS(getrandom),
     // Time and threads
-    SCMP_SYS(clock_gettime), SCMP_SYS(timer_settime), SCMP_SYS(timer_delete), SCMP_SYS(futex), SCMP_SYS(futex_waitv), SCMP_SYS(sched_yield),
-    SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
-    SCMP_SYS(sigaltstack), SCMP_SYS(restart_syscall), SCMP_SYS(waitid), SCMP_SYS(exit), SCMP_SYS(exit_group)};
+    SCMP_SYS(clock_gettime), SCMP_SYS(timer_settime), SCMP_SYS(timer_delete), SCMP_SYS(futex), SCMP_SYS(futex_waitv),
+    SCMP_SYS(sched_yield), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask),
+    SCMP_SYS(rt_sigreturn), SCMP_SYS(sigaltstack), SCMP_SYS(restart_syscall), SCMP_SYS(waitid), SCMP_SYS(exit),
+    SCMP_SYS(exit_group)};
 
 // Changes to writable volumes.
 constexpr int kAllowedWritable[] = {SCMP_SYS(mkdirat),   SCMP_SYS(mknodat),      SCMP_SYS(unlinkat),

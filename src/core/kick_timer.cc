@@ -30,7 +30,7 @@ void KickTimer::destroy() {
 }
 
 void KickTimer::ensure(Nanos deadline, Nanos now) {
-  if (armed_ > now && armed_ <= deadline) return;
+  if (pending() != 0 && armed_ > now && armed_ <= deadline) return;
   if (deadline <= 0) deadline = 1;  // 0 would disarm
   // Before the alarm is set, for it may go off at once.
   pending_.store(deadline, std::memory_order_relaxed);

@@ -24,7 +24,9 @@ class KickTimer {
   Setup<void> create();
   void destroy();
   // Sees to it that the signal comes at `deadline` (absolute monotonic, past ones at once) or somewhat earlier. A host
-  // call only if what is armed already comes too late or has gone off before `now`.
+  // call only if what is armed already comes too late, or may have gone off: has before `now`, or a kick has come
+  // since. (By the clock alone it would not be told: the host's may be a little ahead of the one that `now` was read
+  // from.)
   void ensure(Nanos deadline, Nanos now);
   // When the alarm that was set last goes off; 0 when it has, or another kick came since. Not 0, it tells without a
   // look at the clock that it is earlier yet.

@@ -63,13 +63,14 @@ void Scheduler::Impl::make_runnable(Fiber& f, bool woken) {
 
 void Scheduler::Impl::requeue(Fiber& f, Worker::Impl& here) {
   Worker::Impl* target = &here;
-  // Only the ready count: who was woken is often soon done. A difference of one would come back as the opposite
-  // difference.
-  u32 least = here.queue.ready();
+  // In a crowd only the ready count: those who were woken are served beside, and soon done.
+  const auto load = [crowded = here.self.crowded()](const RunQueue& q) { return crowded ? q.ready() : q.size(); };
+  // A difference of one would come back as the opposite difference.
+  u32 least = load(here.queue);
   if (least >= 2) {
     least--;
     for (auto& w : workers)
-      if (u32 load = w->impl_->queue.ready(); load < least) target = &*w->impl_, least = load;
+      if (const u32 n = load(w->impl_->queue); n < least) target = &*w->impl_, least = n;
   }
   target->queue.push_ready(f, monotonic_now());
   if (target != &here) target->self.prod();

@@ -1,4 +1,5 @@
-// echo THREADS: answers each byte of stdin on stdout, beside so many threads that compute. tools/bench/echo measures it.
+// echo THREADS: answers each byte of stdin on stdout, beside so many threads that compute. tools/bench/echo measures
+// it.
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>

@@ -206,7 +206,7 @@ TEST_F(ResidentTest, AnotherWorkerStopsASpinningGuest) {
 // Whose turn begins with a host call, because the alarm must be set, must not lose it to that.
 TEST_F(ResidentTest, ThoseWhoComputeTakeTurnsOnOneVcpu) {
   in_ring0([&] {
-    constexpr u32 kGuests = 3, kTurns = 5;
+    constexpr u32 kGuests = 2, kTurns = 5;
     Countdown countdown(kGuests);
     std::atomic<u32> enough{0};
     const Nanos give_up = monotonic_now() + 20'000 * kMillisecond;

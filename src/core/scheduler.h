@@ -36,7 +36,7 @@ class Reactor {
 
   // The next two are looked at before every stay in a guest, and therefore not virtual. Own worker only.
   // Whether poll() has nothing to do.
-  bool quiet() const {
+  [[gnu::always_inline]] bool quiet() const {
     return inbox_size_.load(std::memory_order_seq_cst) == 0 && !due_ &&
            std::atomic_ref(*taken_).load(std::memory_order_relaxed) ==
                std::atomic_ref(*arrived_).load(std::memory_order_acquire);
@@ -65,6 +65,9 @@ class GuestKicker {
   // In a signal handler on the worker's own thread: make the guest entry that is in progress or about to
   // happen return at once. Async-signal-safe.
   virtual void on_kick_signal() noexcept = 0;
+  // Forgets the kicks so far, where host calls that the worker makes on its way to the guest count as such. It looks
+  // afterwards at all that they could have been for. On the worker's own thread.
+  virtual void forget_host_calls() noexcept {}
   // Whether guest code runs on while its fiber steps out: Worker::step_out().
   virtual bool steps_out() const noexcept { return false; }
 

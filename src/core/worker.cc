@@ -101,10 +101,14 @@ bool Worker::Impl::enter_guest_after_all(GuestKicker& guest_kicker) {
   const bool was_quiet = reactor->quiet();
   bool admitted = arm_for_guest(woken, ready);
   if (admitted) {
+    // The call that has set the alarm is no reason to give up the turn: who must make it each time would never come
+    // forward beside one who finds it set.
+    guest_kicker.forget_host_calls();
     state.store(kGuest, std::memory_order_seq_cst);
-    // Who queued something before it could see kGuest did not kick.
-    admitted = queue.woken() <= woken && queue.ready() <= ready && (!was_quiet || reactor->quiet()) &&
-               !scheduler.stopping.load(std::memory_order_seq_cst);
+    // Who queued something before it could see kGuest did not kick; an alarm that has gone off has been forgotten.
+    const bool needs_alarm = woken != 0 || ready != 0 || reactor->outstanding() || timers.earliest() != kNever;
+    admitted = (!needs_alarm || kick_timer.pending() != 0) && queue.woken() <= woken && queue.ready() <= ready &&
+               (!was_quiet || reactor->quiet()) && !scheduler.stopping.load(std::memory_order_seq_cst);
   }
   if (!admitted) {
     self.leave_guest();

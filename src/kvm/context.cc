@@ -51,9 +51,6 @@ Exit plain_exception(int signo, int code, u64 address, u8 vector) {
   return e;
 }
 
-// How often to look again at what a host call on the way to the guest may have brought.
-constexpr u32 kMostLooks = 4;
-
 }  // namespace
 
 Context::Context(Platform& platform)
@@ -70,15 +67,8 @@ Exit Context::run(platform::AddressSpace& as, Registers& regs) {
 
   Worker* worker = Worker::current();
   Vcpu& vcpu = platform_.vcpus().at(worker->index());
-  // In ring 0 each host call stops the vCPU (Resident::step()), and enter_guest() may make one, to set the alarm. That
-  // is no reason to give up the turn: who does so each time never comes forward beside one who need not set it.
-  for (u32 looks = 1;; looks++) {
-    vcpu.arm();
-    if (!worker->enter_guest(vcpu)) return Exit{};
-    if (!vcpu.stopped_in_ring0() || looks == kMostLooks) [[likely]]
-      break;
-    worker->leave_guest();
-  }
+  vcpu.arm();
+  if (!worker->enter_guest(vcpu)) return Exit{};
   running_on_.store(worker, std::memory_order_seq_cst);
   // Who set it before it could see running_on_ did not kick.
   if (interrupted_.load(std::memory_order_seq_cst)) {

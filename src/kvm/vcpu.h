@@ -43,16 +43,16 @@ class Vcpu final : public GuestKicker {
   static Setup<std::unique_ptr<Vcpu>> create(Vm& vm, Supervisor& supervisor, u32 index);
   ~Vcpu();
 
-  // Whether the vCPU has been stopped since arm() and would leave ring 3 at once. False outside ring 0.
-  bool stopped_in_ring0() const {
-    return resident_ && std::atomic_ref(resident_->cpu().stop).load(std::memory_order_relaxed) != 0;
-  }
   // Clears what an earlier kick has left. To be called before Worker::enter_guest(), never after.
   void arm() {
     if (resident_)
       std::atomic_ref(resident_->cpu().stop).store(0, std::memory_order_relaxed);
     else
       immediate_exit().store(0, std::memory_order_relaxed);
+  }
+  // In ring 0 each host call stops the vCPU: Resident::step().
+  void forget_host_calls() noexcept override {
+    if (resident_) arm();
   }
   void on_kick_signal() noexcept override {
     immediate_exit().store(1, std::memory_order_relaxed);

@@ -362,7 +362,7 @@ Exit Context::stopped(u32 state, AddressSpace& space, Registers& regs) {
         // A patched call whose first instruction met a GS base that guest code has made useless.
         count(Platform::kSyscall);
         regs.rip = after_call_ = regs.rcx;
-        regs.r11 = regs.eflags;
+        regs.r11 = regs.eflags &= ~platform::kResumeFlag;  // which faults set
         regs.orig_rax = regs.rax;
         return Exit{.kind = Exit::Kind::kSyscall};
       }

@@ -9,6 +9,7 @@
 // Lock order: WaitQueue > TimerHeap > run queue. None is held across a switch.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
@@ -35,7 +36,8 @@ class Reactor {
   virtual void prepare_for_guest() {}
 
   // The next two are looked at before every stay in a guest, and therefore not virtual. Own worker only.
-  // Whether poll() has nothing to do.
+  // Whether poll() has nothing to do. (Left to itself the compiler makes it a call, in the middle of every system
+  // call.)
   [[gnu::always_inline]] bool quiet() const {
     return inbox_size_.load(std::memory_order_seq_cst) == 0 && !due_ &&
            std::atomic_ref(*taken_).load(std::memory_order_relaxed) ==
@@ -101,12 +103,17 @@ class Worker {
   void add_guest_cycles(u64 n) {
     guest_cycles_.store(guest_cycles_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
   }
-  u64 guest_cycles() const { return guest_cycles_.load(std::memory_order_relaxed); }
+  // Without the time in which a fiber had stepped out and the worker did other things.
+  u64 guest_cycles() const {
+    const u64 outside = outside_cycles_.load(std::memory_order_relaxed);
+    const u64 all = guest_cycles_.load(std::memory_order_relaxed);
+    return all - std::min(all, outside);
+  }
 
   // Brackets a stretch of guest code on this worker, called by a fiber. enter_guest() expires due timers,
   // reaps completions and returns false when the caller should yield() first (someone else is to run, or the
   // slice is used up); otherwise arms the kick for the slice's end and the next timer, and returns true.
-  // Neither suspends. Between the two the fiber must not suspend. A kick may come at any
+  // Neither suspends. Between the two the fiber must not suspend, but by step_out(). A kick may come at any
   // moment from the call of enter_guest() on: what on_kick_signal() sets is to be cleared before that call, not after.
   bool enter_guest(GuestKicker& kicker);
   void leave_guest();
@@ -143,7 +150,7 @@ class Worker {
   u32 index_ = 0;
   Reactor* reactor_ = nullptr;
   WorkerStats stats_;
-  std::atomic<u64> guest_cycles_{0};
+  std::atomic<u64> guest_cycles_{0}, outside_cycles_{0};
   Impl* impl_ = nullptr;
 };
 

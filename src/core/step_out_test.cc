@@ -112,6 +112,31 @@ TEST(StepOutTest, AYieldIsForWhoHasSteppedOutToo) {
   });
 }
 
+// Those who sleep in a crowd are woken together. Most of them: a busy machine may not keep it a crowd.
+TEST(StepOutTest, SleepsInACrowdEndOnAGrid) {
+  run_fibers(1, [] {
+    constexpr Nanos kGrid = 2 * kMillisecond;
+    std::atomic<bool> stop{false};
+    Countdown all(1);
+    OwnThread guest;
+    spawn("guest", [&] {
+      while (!stop)
+        if (!guest.run(stop)) yield();
+      all.done();
+    });
+    constexpr u32 kNaps = 20;
+    u32 on_grid = 0;
+    for (u32 i = 0; i < kNaps; i++) {
+      const Nanos line = (monotonic_now() / kGrid + 2) * kGrid;
+      sleep_until(line + kMillisecond / 10, Interruptible::kNo);
+      if (monotonic_now() >= line + kGrid) on_grid++;
+    }
+    EXPECT_GE(on_grid, kNaps / 2);
+    stop = true;
+    all.wait();
+  });
+}
+
 // What it does to the fiber must be as if another worker did it: that fiber may be about to enter guest code.
 TEST(StepOutTest, NoFiberIsCurrentWhenATimerExpires) {
   run_fibers(1, [] {

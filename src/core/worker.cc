@@ -170,12 +170,15 @@ bool Worker::step_out() {
   w.outside = w.current;
   w.served = 0;
   w.serving_ends.arm(monotonic_now() + kServing);
+  const u64 begin = cycles();
   w.switch_out(Impl::Action::kStepOut);
+  const u64 end = cycles();
   w.serving_ends.cancel();
+  outside_cycles_.store(outside_cycles_.load(std::memory_order_relaxed) + (end - begin), std::memory_order_relaxed);
   w.slice_start = slice_start;
   w.current->impl_->refusals = kMaxRefusals;
   w.crowded = true;
-  w.crowded_until = cycles() + kCrowdedFor;
+  w.crowded_until = end + kCrowdedFor;
   return true;
 }
 
@@ -307,9 +310,10 @@ void Worker::Impl::run(Fiber& f) {
   if (begin == 0) f.running_since_.store(begin = cycles(), std::memory_order_relaxed);
   ExecutionContext::switch_to(loop_context, f.impl_->context);
   current = nullptr;
-  if (action == Action::kStepOut) return;  // it has not stopped
-  f.running_since_.store(0, std::memory_order_release);
-  f.run_cycles_.store(f.run_cycles_.load(std::memory_order_relaxed) + (cycles() - begin), std::memory_order_release);
+  if (action != Action::kStepOut) {
+    f.running_since_.store(0, std::memory_order_release);
+    f.run_cycles_.store(f.run_cycles_.load(std::memory_order_relaxed) + (cycles() - begin), std::memory_order_release);
+  }
   switch (action) {
     case Action::kPark: {
       // Only now, with its context saved, may others resume it. A wake-up that came meanwhile is in the state.
@@ -325,7 +329,7 @@ void Worker::Impl::run(Fiber& f) {
       scheduler.fiber_ended(f);
       break;
     case Action::kStepOut:
-      break;
+      break;  // it goes on running, and is `outside`
   }
 }
 

@@ -376,15 +376,32 @@ TEST(SubmissionThreadTest, ACompletionWakesTheSleepingWorker) {
   });
 }
 
+struct Vcpu final : GuestKicker {
+  void on_kick_signal() noexcept override { stop.store(true, std::memory_order_relaxed); }
+  std::atomic<bool> stop{false};
+};
+
+// A fiber that waits for a byte from the pipe.
+struct Reader {
+  explicit Reader(Pipe& p) {
+    spawn("reader", [this, &p] {
+      char b[1];
+      EXPECT_EQ(read(p.r.get(), buffer(b), -1).value(), 1u);
+      arrived = true;
+      done.done();
+    });
+    yield();
+  }
+  Countdown done{1};
+  std::atomic<bool> arrived{false};
+};
+
 // What the submission thread completes is in a queue that quiet() does not look at: it is seen because it is announced,
 // and not only when the alarm goes off. Many attempts, for the alarm may come first by chance.
 TEST(SubmissionThreadTest, ACompletionIsAnnouncedWhileTheGuestRuns) {
   run_ring(1, [] {
     ASSERT_TRUE(start_submission_threads());
-    struct Vcpu : GuestKicker {
-      void on_kick_signal() noexcept override { stop.store(true, std::memory_order_relaxed); }
-      std::atomic<bool> stop{false};
-    } vcpu;
+    Vcpu vcpu;
     Worker& here = *Worker::current();
     HostFd f = temporary_file();
     ASSERT_EQ(write(f.get(), bytes("x"), 0).value(), 1u);
@@ -393,18 +410,10 @@ TEST(SubmissionThreadTest, ACompletionIsAnnouncedWhileTheGuestRuns) {
     for (int i = 0; i < 200 && !announced; i++) {
       make_load(f.get());
       const u64 before = ring_stats(here).handed_over;
-      Countdown reader(1);
-      std::atomic<bool> arrived{false};
-      spawn("reader", [&] {
-        char b[1];
-        EXPECT_EQ(read(p.r.get(), buffer(b), -1).value(), 1u);
-        arrived = true;
-        reader.done();
-      });
-      yield();
+      Reader reader(p);
       const bool by_thread = ring_stats(here).handed_over != before;
       bool written = false;
-      while (!arrived) {
+      while (!reader.arrived) {
         vcpu.stop = false;
         if (!here.enter_guest(vcpu)) {
           yield();
@@ -417,7 +426,7 @@ TEST(SubmissionThreadTest, ACompletionIsAnnouncedWhileTheGuestRuns) {
         if (by_thread && !vcpu.stop) announced = true;
         here.leave_guest();
       }
-      reader.wait();
+      reader.done.wait();
     }
     EXPECT_TRUE(announced);
   });
@@ -427,25 +436,14 @@ TEST(SubmissionThreadTest, ACompletionIsAnnouncedWhileTheGuestRuns) {
 // host call here is restarted by the kernel, so that the alarm for outstanding requests has to do it).
 TEST(RingTest, ACompletionIsSeenWhileTheGuestRuns) {
   run_ring(1, [] {
-    struct Vcpu : GuestKicker {
-      void on_kick_signal() noexcept override { stop.store(true, std::memory_order_relaxed); }
-      std::atomic<bool> stop{false};
-    } vcpu;
+    Vcpu vcpu;
     Pipe p;
-    std::atomic<bool> arrived{false};
-    Countdown reader(1);
-    spawn("reader", [&] {
-      char b[1];
-      EXPECT_EQ(read(p.r.get(), buffer(b), -1).value(), 1u);
-      arrived = true;
-      reader.done();
-    });
-    yield();
+    Reader reader(p);
     std::thread outside([&] {
       usleep(5000);
       EXPECT_EQ(::write(p.w.get(), "x", 1), 1);
     });
-    while (!arrived) {
+    while (!reader.arrived) {
       vcpu.stop = false;
       if (!Worker::current()->enter_guest(vcpu)) {
         yield();
@@ -454,7 +452,7 @@ TEST(RingTest, ACompletionIsSeenWhileTheGuestRuns) {
       while (!vcpu.stop) ::poll(nullptr, 0, 1);
       Worker::current()->leave_guest();
     }
-    reader.wait();
+    reader.done.wait();
     outside.join();
   });
 }

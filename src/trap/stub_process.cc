@@ -107,7 +107,7 @@ bool Process::cpus_of(Thread::Place place, CpuSet& out) const {
       out.remove(own);
       break;
     case Thread::Place::kHome:
-      if (!family_.worker_has_cpu_ || !out.has(own)) return false;
+      if (!family_.worker_has_cpu_ || !out.has(own)) break;  // anywhere, then
       out = {};
       out.add(own);
       break;

@@ -62,7 +62,8 @@ class Cancellation : public Request, public ListNode<InboxTag> {
 
 class RingReactor final : public Reactor {
  public:
-  static constexpr unsigned kSubmissions = 256, kCompletions = 2048;
+  // 28 KiB, which an ordinary user's limit of locked memory (8 MiB for all of that user's rings) must allow many times.
+  static constexpr unsigned kSubmissions = 256, kCompletions = 512;
   // A page of submission entries; completions and indices in another (struct io_rings of Linux is 320 bytes or less).
   static constexpr unsigned kSmallSubmissions = 4096 / 64, kSmallCompletions = 128;
   static Setup<std::unique_ptr<RingReactor>> create(const RingOptions& options = {});
